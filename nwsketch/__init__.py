@@ -1,0 +1,9 @@
+"""Nadaraya-Watson kernel regression by locality-sensitive-hash sketches."""
+
+from nwsketch.exact import NadarayaWatsonRegressor
+from nwsketch.regressor import NadarayaWatsonSketchRegressor
+from nwsketch.sketch import NadarayaWatsonSketch
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["NadarayaWatsonRegressor", "NadarayaWatsonSketch", "NadarayaWatsonSketchRegressor"]

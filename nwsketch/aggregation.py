@@ -1,0 +1,133 @@
+"""From the sums that a query reads to one prediction.
+
+Let C_r and S_r be what repetition r's bucket of the query holds, T and T_y the totals, W the
+number of buckets. Rehashing puts every unrelated row into the query's bucket with probability
+1/W, so (C_r - T/W) / (1 - 1/W) is an unbiased estimate of the kernel sum; likewise for S_r.
+(arXiv:2311.13583 and the published code leave this bias in.)
+
+The difference may be noise: of the buckets of a query without neighbours some hold
+unrelated rows, and a ratio of two such noises can be anything. So a denominator counts as empty
+unless it exceeds :data:`NOISE_ERRORS` standard errors, which the spread over the repetitions
+tells. A single repetition with rows never passes (its excess is less than one standard error),
+so a prediction needs the support of several.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nwsketch.backends.base import Array
+
+#: Standard errors that a debiased denominator must exceed to count as rows and not as noise.
+NOISE_ERRORS = 1.0
+#: A bucket that holds less than this share of the weight ever added is empty: what rounding
+#: leaves behind when rows are forgotten.
+RELATIVE_TOLERANCE = 1e-12
+
+
+def ratios(
+    sums: Array,
+    squares: Array,
+    totals: Array,
+    *,
+    n_repetitions: int,
+    n_buckets: int | None,
+    unit: float,
+    tolerance: float,
+) -> Array:
+    """Divide the debiased weighted sums of every group by its debiased counts.
+
+    Parameters
+    ----------
+    sums : ndarray of shape (n_samples, n_groups, n_outputs + 1)
+        Sums over the repetitions of a group; weights last.
+    squares : ndarray of shape (n_samples, n_groups)
+        Sums of squared counts, the counts multiplied by ``unit``.
+    totals : ndarray of shape (n_outputs + 1,) or (n_samples, n_outputs + 1)
+        Sums over all rows, for each query alike or one by one.
+    n_repetitions : int
+        Number of repetitions in a group.
+    n_buckets : int or None
+        Width of the tables if codes were rehashed; None if every code has a bucket of its own.
+    unit : float
+        A power of two that keeps the squares in range.
+    tolerance : float
+        Counts (averaged over the repetitions) up to here are empty.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_groups, n_outputs), float64
+        NaN where the denominator is empty.
+    """
+    means = sums / n_repetitions
+    counts = means[..., -1]
+    if n_buckets is None:
+        excess = means
+        supported = counts > tolerance
+    else:
+        excess = means - (totals / n_buckets)[..., np.newaxis, :]
+        variances = np.maximum(squares / n_repetitions - (counts * unit) ** 2, 0.0)
+        errors = np.sqrt(variances / max(n_repetitions - 1, 1)) / unit
+        supported = excess[..., -1] > np.maximum(NOISE_ERRORS * errors, tolerance)
+    denominators = np.where(supported, excess[..., -1], np.nan)
+    return excess[..., :-1] / denominators[..., np.newaxis]
+
+
+def kernel_sums(sums: Array, totals: Array, *, n_repetitions: int, n_buckets: int | None) -> Array:
+    """Return the unbiased estimate of every group's kernel sums.
+
+    Parameters and shapes are those of :func:`ratios`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_groups, n_outputs + 1), float64
+    """
+    means = sums / n_repetitions
+    if n_buckets is None:
+        return means
+    return (means - (totals / n_buckets)[..., np.newaxis, :]) / (1.0 - 1.0 / n_buckets)
+
+
+def median_over_groups(values: Array) -> Array:
+    """Return the median over axis 1, in which NaN abstains; NaN where all abstain.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples, n_groups, n_channels)
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_channels)
+    """
+    if values.shape[1] == 1:
+        return values[:, 0]
+    ordered = np.sort(values, axis=1)  # NaN last
+    n_valid = np.count_nonzero(~np.isnan(values), axis=1)[:, np.newaxis]
+    lower = np.take_along_axis(ordered, np.maximum(n_valid - 1, 0) // 2, axis=1)
+    upper = np.take_along_axis(ordered, n_valid // 2, axis=1)
+    return ((lower + upper) / 2)[:, 0]
+
+
+def fill_empty(predictions: Array, totals: Array, empty: str | float, tolerance: float) -> Array:
+    """Replace NaN, the prediction of queries without rows, by what ``empty`` says.
+
+    Parameters
+    ----------
+    predictions : ndarray of shape (n_samples, n_outputs)
+    totals : ndarray of shape (n_outputs + 1,) or (n_samples, n_outputs + 1)
+    empty : {"mean", "nan"} or float
+        ``"mean"``: the weighted mean of all targets, NaN if no weight is left.
+    tolerance : float
+        Weight up to which nothing is left.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_outputs)
+    """
+    if empty == "nan":
+        return predictions
+    if empty == "mean":
+        weight = totals[..., -1:]
+        weight = np.where(weight > tolerance, weight, np.nan)
+        return np.where(np.isnan(predictions), totals[..., :-1] / weight, predictions)
+    return np.where(np.isnan(predictions), float(empty), predictions)

@@ -1,0 +1,100 @@
+"""What a backend is handed and what it does: the contract, free of any library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+#: Called with the number of rows done since the last call.
+Progress = Callable[[int], object]
+
+
+class State(NamedTuple):
+    """All that a sketch has learnt. Replaced as a whole, so that it is complete at any time.
+
+    Attributes
+    ----------
+    tables : ndarray of shape (n_repetitions, n_buckets, n_outputs + 1), float64
+        Weighted targets and, last, weights, summed over the rows of every bucket.
+    totals : ndarray of shape (n_outputs + 3,), float64
+        The same sums over all rows; then the weight ever added (rows that were forgotten do not
+        lower it: it is the scale of rounding errors) and the number of rows.
+    """
+
+    tables: Array
+    totals: Array
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows added minus number of rows forgotten."""
+        return int(self.totals[-1])
+
+    @property
+    def weight_ever_added(self) -> float:
+        """Sum of the weights of all rows ever added, decayed like the tables."""
+        return float(self.totals[-2])
+
+    @property
+    def unit(self) -> float:
+        """A power of two that brings counts to the order of 1, so that their squares stay in range."""
+        return 2.0 ** -math.frexp(self.weight_ever_added)[1]
+
+    @property
+    def channel_totals(self) -> Array:
+        """Sums over all rows of the weighted targets and, last, of the weights."""
+        return self.totals[:-2]
+
+
+class Plan(Protocol):
+    """How rows are hashed; ``nwsketch.hashing.HashPlan`` is the one implementation."""
+
+    n_features: int
+    n_repetitions: int
+    n_buckets: int
+    rehashed: bool
+    multipliers: NDArray[np.uint64]
+    shifts: NDArray[np.uint64]
+
+    @property
+    def form(self) -> str:
+        """Name of the arithmetic of the elementary hashes."""
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Arrays of that arithmetic."""
+
+    def codes(self, X: Any) -> NDArray[np.uint32]:
+        """Hash rows by plain NumPy: (n_repetitions, n_samples)."""
+
+
+class Backend(Protocol):
+    """Hashes rows and keeps tables, for one plan. Input is validated by the caller."""
+
+    def empty_state(self, n_outputs: int) -> State:
+        """Return the state of a sketch that has seen no row."""
+
+    def codes(self, X: Any, n_threads: int) -> NDArray[np.uint32]:
+        """Return the bucket of every row in every repetition: (n_repetitions, n_samples)."""
+
+    def add(
+        self, state: State, X: Any, y: Array, weights: Array | None, n_threads: int, progress: Progress | None
+    ) -> State:
+        """Return the state after rows were added; ``state`` itself may be changed or not."""
+
+    def subtract(self, state: State, X: Any, y: Array, weights: Array | None, n_threads: int) -> State:
+        """Return the state after rows were taken away; ``state`` itself stays as it is."""
+
+    def sums(
+        self, state: State, X: Any, n_groups: int, own: Array | None, n_threads: int
+    ) -> tuple[Array, Array]:
+        """Return what the rows' buckets hold, summed over the repetitions of every group.
+
+        ``own``, of shape (n_samples, n_outputs + 1), is taken off every bucket read. The result
+        is (n_samples, n_groups, n_outputs + 1) sums and (n_samples, n_groups) sums of squared counts,
+        the counts multiplied by ``state.unit``.
+        """

@@ -1,0 +1,132 @@
+"""One small thread pool, and how many threads a call may use.
+
+Compiled kernels are serial and release the GIL; this pool splits rows or repetitions among
+threads, and every thread writes only memory that it owns. (numba's own ``parallel=True``
+depends on the threading layer: GNU OpenMP kills a forked child that uses it, workqueue aborts
+when two threads call it at once. A pool of our own, made anew after a fork, has neither fault.)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numba
+from joblib.parallel import get_active_backend
+from threadpoolctl import ThreadpoolController
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_controller: ThreadpoolController | None = None
+_limiting_thread: ThreadPoolExecutor | None = None
+_n_limiting = 0
+_limiter: Any = None
+
+
+def _forget_pool() -> None:
+    """Drop what does not survive a fork: threads, and a lock that another thread may hold."""
+    global _pool, _lock, _limiting_thread, _n_limiting, _limiter
+    _pool, _lock, _limiting_thread, _n_limiting, _limiter = None, threading.Lock(), None, 0, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def count_threads(n_jobs: int | None) -> int:
+    """Return how many threads ``n_jobs`` stands for.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        None means all cores that numba may use (``NUMBA_NUM_THREADS``), or one inside a joblib
+        worker; -1 means all of them everywhere, -2 all but one, and so on.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If ``n_jobs`` is 0.
+    """
+    if n_jobs == 0:
+        raise ValueError("n_jobs=0 has no meaning: give a positive number of threads, -1 for all, or None.")
+    available = int(numba.config.NUMBA_NUM_THREADS)
+    if n_jobs is None:
+        backend, _ = get_active_backend()
+        return 1 if backend.nesting_level else available
+    return n_jobs if n_jobs > 0 else max(1, available + 1 + n_jobs)
+
+
+def run_ranges(task: Callable[[int, int], None], n_items: int, n_threads: int) -> None:
+    """Call ``task(first, last)`` on contiguous ranges that cover ``range(n_items)``.
+
+    The calling thread takes the first range. An exception of any range is raised after all
+    of them have ended.
+
+    Parameters
+    ----------
+    task : callable
+        Releases the GIL for most of its time and writes only what belongs to its range.
+    n_items, n_threads : int
+    """
+    n_ranges = min(n_threads, n_items)
+    if n_ranges <= 1:
+        task(0, n_items)
+        return
+    bounds = [n_items * part // n_ranges for part in range(n_ranges + 1)]
+    pool = _shared_pool()
+    futures = [pool.submit(task, *pair) for pair in pairwise(bounds[1:])]
+    try:
+        task(bounds[0], bounds[1])
+    finally:
+        wait(futures)
+    for future in futures:
+        future.result()
+
+
+def _shared_pool() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(int(numba.config.NUMBA_NUM_THREADS), thread_name_prefix="nwsketch")
+        return _pool
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Limit BLAS to one thread per caller, since the callers are our own threads.
+
+    The limit is global to the process: the first to enter sets it and the last to leave lifts it,
+    so that overlapping calls cannot leave it behind. Both happen on one thread of their own, for
+    threadpoolctl lets a limit be lifted only by the thread that set it.
+    """
+    global _limiter, _limiting_thread, _n_limiting
+    with _lock:
+        if _limiting_thread is None:
+            _limiting_thread = ThreadPoolExecutor(1, thread_name_prefix="blas-limit")
+        if _n_limiting == 0:
+            _limiter = _limiting_thread.submit(_limit_blas).result()
+        _n_limiting += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _n_limiting -= 1
+            if _n_limiting == 0:
+                _limiting_thread.submit(_limiter.__exit__, None, None, None).result()
+
+
+def _limit_blas() -> Any:
+    global _controller
+    if _controller is None:
+        _controller = ThreadpoolController()
+    return _controller.limit(limits=1, user_api="blas").__enter__()

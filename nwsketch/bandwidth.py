@@ -1,0 +1,128 @@
+"""Bandwidths: what ``bandwidth=`` stands for, and the rule behind ``"scale"``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
+
+from nwsketch.inputs import check_bandwidth
+
+#: The ``c`` of :func:`scale_bandwidth`; docs/defaults.md tells how it was chosen.
+SCALE_FACTOR = 1 / 6
+#: Standard deviations below this multiple of a feature's largest magnitude are rounding errors.
+CONSTANT = 1e-12
+#: Standard deviations below this could not be inverted; such features count as constant.
+SMALLEST = 1e-280
+#: Values of X looked at together, to bound the memory of temporary copies.
+CHUNK_SIZE = 2**20
+
+Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def resolve_bandwidth(
+    bandwidth: str | float | ArrayLike,
+    X: Any,
+    sample_weight: NDArray[np.float64] | None = None,
+    distance: str | None = "cityblock",
+) -> NDArray[np.float64]:
+    """Return one bandwidth per feature.
+
+    Parameters
+    ----------
+    bandwidth : "scale", float or array-like of shape (n_features,)
+        See :func:`scale_bandwidth` for ``"scale"``.
+    X : ndarray or sparse matrix of shape (n_samples, n_features)
+        Finite rows.
+    sample_weight : ndarray of shape (n_samples,) or None, default=None
+    distance : str or None, default="cityblock"
+        The kernel's distance.
+
+    Returns
+    -------
+    ndarray of shape (n_features,), float64
+
+    Raises
+    ------
+    ValueError
+        If the shape does not fit the rows, or a number is not positive and finite.
+    """
+    n_features = X.shape[1]
+    if isinstance(bandwidth, str):
+        if bandwidth != "scale":
+            raise ValueError(f"Unknown bandwidth {bandwidth!r}: choose 'scale', a number or one per feature.")
+        return scale_bandwidth(X, sample_weight, "euclidean" if distance == "euclidean" else "cityblock")
+    return check_bandwidth(bandwidth, n_features)
+
+
+def scale_bandwidth(
+    X: Any,
+    sample_weight: NDArray[np.float64] | None = None,
+    distance: Literal["cityblock", "euclidean"] = "cityblock",
+) -> NDArray[np.float64]:
+    """Derive bandwidths from the weighted variances of the features alone.
+
+    With s_j the standard deviation of feature j and m the number of features that vary (at least 1),
+
+    - h_j = m c s_j for kernels of the city-block distance,
+    - h_j = sqrt(m c) s_j for kernels of the Euclidean distance,
+
+    c = 1/6. A constant feature counts as s_j = 1. The distance of two typical rows grows as m or as
+    sqrt(m); in units of these bandwidths it does not depend on the number of features.
+
+    Parameters
+    ----------
+    X : ndarray or sparse matrix of shape (n_samples, n_features)
+        Finite rows; sparse input is not densified.
+    sample_weight : ndarray of shape (n_samples,) or None, default=None
+        Not negative, not all zero. Weight 2 counts as a row given twice, weight 0 as none.
+    distance : {"cityblock", "euclidean"}, default="cityblock"
+
+    Returns
+    -------
+    ndarray of shape (n_features,), float64
+    """
+    weights = np.ones(X.shape[0]) if sample_weight is None else sample_weight
+    weights = weights / weights.sum()
+    if issparse(X):
+        largest, deviations = _sparse_moments(X, weights)
+    else:
+        largest, deviations = _dense_moments(X, weights)
+    varies = (deviations > CONSTANT) & (deviations * largest > SMALLEST)
+    reach = SCALE_FACTOR * max(int(np.count_nonzero(varies)), 1)
+    factor = np.sqrt(reach) if distance == "euclidean" else reach
+    return factor * np.where(varies, deviations * largest, 1.0)
+
+
+def _dense_moments(X: NDArray[Any], shares: NDArray[np.float64]) -> Moments:
+    """Return the largest magnitude of every feature, and its deviation in units of that."""
+    largest = np.maximum(X.max(axis=0), -X.min(axis=0)).astype(np.float64)
+    # In units of the largest magnitude, squares of huge and of tiny values stay in range.
+    unit = np.where(largest > 0, largest, 1.0)
+    step = max(CHUNK_SIZE // X.shape[1], 1)
+    chunks = [slice(start, start + step) for start in range(0, X.shape[0], step)]
+    means, variances = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    # C order and no BLAS: the sums, down to the last bit, depend on the values alone.
+    for rows in chunks:
+        means += (shares[rows, np.newaxis] * np.divide(X[rows], unit, order="C")).sum(axis=0)
+    for rows in chunks:
+        deviations = np.divide(X[rows], unit, order="C") - means
+        variances += (shares[rows, np.newaxis] * deviations**2).sum(axis=0)
+    return largest, np.sqrt(variances)
+
+
+def _sparse_moments(X: Any, shares: NDArray[np.float64]) -> Moments:
+    """Do the same for canonical CSR rows, at the cost of their non-zeros."""
+    n_features = X.shape[1]
+    largest = abs(X).max(axis=0).toarray().ravel().astype(np.float64)
+    values = X.data / largest[X.indices].clip(min=np.finfo(np.float64).tiny)
+    by_value = np.repeat(shares, np.diff(X.indptr))
+    means = np.bincount(X.indices, by_value * values, n_features)
+    spreads = by_value * (values - means[X.indices]) ** 2
+    present = np.bincount(X.indices, minlength=n_features)
+    zeros = np.where(
+        present == X.shape[0], 0.0, np.maximum(1.0 - np.bincount(X.indices, by_value, n_features), 0.0)
+    )
+    return largest, np.sqrt(np.bincount(X.indices, spreads, n_features) + zeros * means**2)

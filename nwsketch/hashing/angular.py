@@ -1,0 +1,46 @@
+"""Sign random projections: the angular kernel as a collision probability.
+
+Charikar, "Similarity Estimation Techniques from Rounding Algorithms" (STOC 2002), section 3:
+the signs of x and q on a Gaussian direction agree with probability 1 - angle(x, q) / pi.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nwsketch.hashing.base import HashFamily, HashParameters, register
+from nwsketch.hashing.p_stable import sequential_projections
+
+
+@register
+class Angular(HashFamily):
+    """``kernel="angular"``: k(x, q) = 1 - angle(x, q) / pi.
+
+    The zero vector projects to 0 and counts as positive: it meets itself with probability 1
+    and any other row with probability 1/2, as if at a right angle to everything.
+    """
+
+    name = "angular"
+    distance = "angle"
+
+    def n_values(self, n_features: int) -> int:
+        """Return 2: a sign."""
+        return 2
+
+    def draw(
+        self, rng: np.random.Generator, n_features: int, n_hashes: int, bandwidth: NDArray[np.float64]
+    ) -> HashParameters:
+        """Draw Gaussian directions; the bandwidth plays no part."""
+        return HashParameters("sign_projection", {"directions": rng.standard_normal((n_features, n_hashes))})
+
+    def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:
+        """Return ``x @ directions[:, h] >= 0`` as 0 or 1."""
+        projections = sequential_projections(X, parameters.arrays["directions"])
+        return (projections >= 0).astype(np.int64)[:, :, np.newaxis]
+
+    def collision_probability(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return 1 - t / pi, t the angle in radians."""
+        return 1.0 - distance / np.pi

@@ -1,0 +1,158 @@
+"""From cells to buckets: joining the cells of a repetition into one table index.
+
+If the family has at most ``n_buckets`` distinct codes, the code itself is the bucket.
+Otherwise codes are rehashed by vector multiply-shift (Dietzfelbinger, "Universal Hashing and
+k-Wise Independent Random Variables via Integer Arithmetic without Primes", STACS 1996;
+Thorup, "High Speed Hashing for Integers and Strings", 2015, section 3.3):
+
+    bucket = ((sum_k multiplier_k * cell_k + shift mod 2^64) >> 32) * n_buckets >> 32
+
+The top 32 bits are pairwise independent and uniform for cells that differ by less than 2^33,
+so two different codes meet with probability 1 / n_buckets (to within n_buckets / 2^64). The
+sum is linear in the cells, so that sparse rows skip their zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nwsketch.hashing.base import Form, HashFamily
+
+#: Buckets are numbered by 32-bit integers.
+MOST_BUCKETS = 2**32
+
+
+class HashPlan:
+    """Everything that turns a row into one bucket per repetition; drawn once, then constant.
+
+    Parameters
+    ----------
+    family : HashFamily
+    n_features, n_repetitions, hashes_per_repetition : int
+    n_buckets : int or None
+        Width of the tables; None keeps every code.
+    bandwidth : ndarray of shape (n_features,), float64
+    seed : int or sequence of int
+        Seed of the NumPy generator that draws the parameters.
+
+    Attributes
+    ----------
+    parameters : HashParameters
+    cells_per_unit : ndarray of shape (n_features,)
+        See :meth:`HashFamily.cells_per_unit`.
+    multipliers : ndarray of shape (cells_per_hash, n_repetitions * hashes_per_repetition), uint64
+    shifts : ndarray of shape (n_repetitions,), uint64
+    n_buckets : int
+    rehashed : bool
+        Whether different codes may share a bucket.
+
+    Raises
+    ------
+    ValueError
+        If ``n_buckets`` is None and the family's codes are unbounded, or too many to be numbered.
+    """
+
+    def __init__(
+        self,
+        family: HashFamily,
+        *,
+        n_features: int,
+        n_repetitions: int,
+        hashes_per_repetition: int,
+        n_buckets: int | None,
+        bandwidth: NDArray[np.float64],
+        seed: int,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        n_hashes = n_repetitions * hashes_per_repetition
+        self.family = family
+        self.n_features = n_features
+        self.n_repetitions = n_repetitions
+        self.hashes_per_repetition = hashes_per_repetition
+        self.parameters = family.draw(rng, n_features, n_hashes, bandwidth)
+        self.cells_per_unit = np.broadcast_to(family.cells_per_unit(self.parameters), n_features)
+
+        n_cells = self.parameters.cells_per_hash * hashes_per_repetition
+        n_values = family.n_values(n_features)
+        n_codes = None if n_values is None else n_values**n_cells
+        if n_buckets is None:
+            if n_codes is None:
+                raise ValueError(
+                    f"n_buckets=None keeps every code, but the codes of kernel={family.name!r} are "
+                    "unbounded; give n_buckets as an integer."
+                )
+            if n_codes > MOST_BUCKETS:
+                raise ValueError(
+                    f"n_buckets=None keeps every code, but kernel={family.name!r} with "
+                    f"hashes_per_repetition={hashes_per_repetition} has {n_values}^{n_cells} codes; give "
+                    "n_buckets as an integer."
+                )
+            n_buckets = n_codes
+        self.n_buckets = n_buckets
+        self.rehashed = n_codes is None or n_codes > n_buckets
+        shape = (self.parameters.cells_per_hash, n_hashes)
+        if self.rehashed:
+            self.multipliers = rng.integers(0, 2**64, shape, dtype=np.uint64)
+            self.shifts = rng.integers(0, 2**64, n_repetitions, dtype=np.uint64)
+        else:
+            digits = np.array([(n_values or 1) ** power for power in range(n_cells)], dtype=np.uint64)
+            repetition = digits.reshape(self.parameters.cells_per_hash, hashes_per_repetition)
+            self.multipliers = np.ascontiguousarray(np.tile(repetition, n_repetitions))
+            self.shifts = np.zeros(n_repetitions, dtype=np.uint64)
+
+    @property
+    def form(self) -> Form:
+        """The arithmetic of the elementary hashes (see :class:`HashParameters`)."""
+        return self.parameters.form
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays that the form names."""
+        return self.parameters.arrays
+
+    def cells(self, X: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the family's cells of every row.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_hashes, cells_per_hash), int64
+        """
+        return self.family.cells(X, self.parameters)
+
+    def codes(self, X: NDArray[Any]) -> NDArray[np.uint32]:
+        """Return the bucket of every row in every repetition, by plain NumPy: the reference.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_repetitions, n_samples), uint32
+        """
+        with np.errstate(over="ignore"):
+            terms = self.cells(X).astype(np.uint64) * self.multipliers.T
+            by_repetition = terms.reshape(X.shape[0], self.n_repetitions, -1)
+            joined = by_repetition.sum(axis=2, dtype=np.uint64) + self.shifts
+        if self.rehashed:
+            joined = ((joined >> np.uint64(32)) * np.uint64(self.n_buckets)) >> np.uint64(32)
+        return np.ascontiguousarray(joined.T.astype(np.uint32))
+
+    def fingerprint(self) -> str:
+        """Return a digest of the drawn arrays: equal for two plans that hash every row alike."""
+        digest = hashlib.sha256()
+        digest.update(f"{self.form}:{self.n_buckets}:{self.n_repetitions}".encode())
+        for name in sorted(self.arrays):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.arrays[name]).tobytes())
+        for array in (self.multipliers, self.shifts):
+            digest.update(array.tobytes())
+        return digest.hexdigest()

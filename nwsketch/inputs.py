@@ -1,0 +1,129 @@
+"""What the sketch checks at its border; inside, everything trusts it. Errors name cause, value and remedy."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
+
+from nwsketch.hashing import LARGEST_CELL
+
+Array = NDArray[np.float64]
+
+#: What to do instead of giving a sketch negative weights.
+FORGET = "To take rows away again call forget(X, y, sample_weight)."
+
+
+def check_integer(name: str, value: object, least: int) -> int:
+    """Return ``value`` as an int of at least ``least``."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} is out of range: give an integer of at least {least}.")
+    return int(value)
+
+
+def check_bandwidth(bandwidth: float | ArrayLike, n_features: int) -> Array:
+    """Return one positive, finite bandwidth per feature: (n_features,), a copy."""
+    values = np.asarray(bandwidth, dtype=np.float64)
+    if values.ndim > 0 and values.shape != (n_features,):
+        raise ValueError(
+            f"bandwidth has shape {values.shape}, but there are {n_features} features: give one number, or "
+            f"one per feature, ({n_features},)."
+        )
+    wrong = ~(np.isfinite(values) & (values > 0))
+    if wrong.any():
+        raise ValueError(f"bandwidth holds {values[wrong].flat[0]}: give positive, finite numbers.")
+    return np.array(np.broadcast_to(values, n_features))
+
+
+def check_rows(X: Any, n_features: int) -> Any:
+    """Return finite rows as a float32 or float64 array, or as canonical CSR of such."""
+    sparse = bool(issparse(X))
+    X = canonical_csr(X.tocsr()) if sparse else np.asarray(X)
+    if X.ndim != 2 or X.shape[1] != n_features:
+        raise ValueError(
+            f"X has shape {X.shape}, but this sketch has n_features={n_features}: give rows of that width, "
+            f"(n_samples, {n_features})."
+        )
+    _require_real("X", X.dtype)
+    if X.dtype not in (np.float32, np.float64):
+        X = X.astype(np.float64)
+    if not np.isfinite(X.data if sparse else X).all():
+        raise ValueError("X holds NaN or infinity: remove or impute those rows first.")
+    return X
+
+
+def canonical_csr(X: Any) -> Any:
+    """Return CSR rows with columns ascending and no column twice; the input is not changed."""
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X
+
+
+def check_targets(y: ArrayLike, n_rows: int, n_outputs: int) -> Array:
+    """Return finite targets as (n_rows, n_outputs)."""
+    targets = _as_float("y", y)
+    shape = targets.shape
+    targets = targets.reshape(-1, 1) if targets.ndim == 1 else targets
+    if targets.shape != (n_rows, n_outputs):
+        raise ValueError(
+            f"y has shape {shape}, but X has {n_rows} rows and the sketch {n_outputs} outputs: give y as "
+            f"({n_rows}, {n_outputs})."
+        )
+    if not np.isfinite(targets).all():
+        raise ValueError("y holds NaN or infinity: remove or impute those rows first.")
+    return targets
+
+
+def check_weights(sample_weight: ArrayLike, n_rows: int, remedy: str = FORGET) -> Array:
+    """Return one finite, non-negative weight per row: (n_rows,). A negative one is answered by ``remedy``."""
+    weights = _as_float("sample_weight", sample_weight)
+    if weights.shape != (n_rows,):
+        raise ValueError(f"sample_weight has shape {weights.shape}: give one weight per row, ({n_rows},).")
+    if not np.isfinite(weights).all():
+        raise ValueError("sample_weight holds NaN or infinity: give finite weights.")
+    if (weights < 0).any():
+        raise ValueError(f"sample_weight holds {weights.min():.3g}: weights cannot be negative. {remedy}")
+    return weights
+
+
+def _as_float(name: str, values: ArrayLike) -> Array:
+    array = np.asarray(values)
+    if array.dtype != object:  # which may hold numbers: the conversion tells
+        _require_real(name, array.dtype)
+    return array.astype(np.float64, copy=False)
+
+
+def _require_real(name: str, dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {dtype}: give real numbers.")
+
+
+def check_cells(X: Any, cells_per_unit: Array) -> None:
+    """Refuse values so large, for their bandwidth, that their cells could not be told apart.
+
+    ``X`` is trusted otherwise; ``cells_per_unit`` is that of the hash plan.
+    """
+    sparse = bool(issparse(X))
+    values = X.data if sparse else X
+    if values.size == 0:
+        return
+    with np.errstate(over="ignore"):
+        # One bound for all features is quick to find, and seldom too coarse.
+        if max(float(values.max()), -float(values.min())) * cells_per_unit.sum() < LARGEST_CELL:
+            return
+        if sparse:
+            largest = abs(X).max(axis=0).toarray().ravel().astype(np.float64)
+        else:
+            largest = np.maximum(X.max(axis=0), -X.min(axis=0)).astype(np.float64)
+        cells = largest * cells_per_unit
+    if not cells.sum() < LARGEST_CELL:
+        feature = int(cells.argmax())
+        raise ValueError(
+            f"X holds a value of magnitude {largest[feature]:.3g} in feature {feature}, where its cell index "
+            f"could reach {cells[feature]:.3g} and would overflow (2**53). Scale X, for example with "
+            "StandardScaler, or give a larger bandwidth."
+        )

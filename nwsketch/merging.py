@@ -1,0 +1,84 @@
+"""When two sketches may be merged, and what to say when they may not."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+#: What must be equal, in the order in which a difference is looked for.
+SHAPE = ("n_features", "n_outputs", "hashes_per_repetition", "n_repetitions", "n_buckets")
+
+
+def require_equal(name: str, mine: Any, theirs: Any, remedy: str) -> None:
+    """Raise ValueError unless two values of the parameter ``name`` are equal."""
+    if not np.array_equal(mine, theirs):
+        raise ValueError(
+            f"Cannot merge sketches with different hashes: {name}={_shown(mine)} and "
+            f"{name}={_shown(theirs)}. {remedy}"
+        )
+
+
+def require_same_hashes(mine: Any, theirs: Any) -> None:
+    """Raise ValueError unless two sketches hash every row alike.
+
+    Parameters
+    ----------
+    mine, theirs : NadarayaWatsonSketch
+        The fingerprint of their hashes decides; the parameters tell what to change.
+    """
+    for name in SHAPE:
+        require_equal(name, getattr(mine, name), getattr(theirs, name), "Fit both with the same value.")
+    require_equal("kernel", mine.family.name, theirs.family.name, "Fit both with the same kernel.")
+    require_equal(
+        "bandwidth",
+        mine.bandwidth,
+        theirs.bandwidth,
+        "Fit one with the bandwidth of the other (bandwidth=other.bandwidth_).",
+    )
+    require_equal(
+        "random_state", mine.random_state, theirs.random_state, "Fit both with the same integer random_state."
+    )
+    if mine.plan.fingerprint() != theirs.plan.fingerprint():
+        raise ValueError(
+            "Cannot merge sketches with different hashes: the parameters agree, the drawn hashes do not. "
+            "Make both with the same versions of nwsketch, NumPy and the hash family."
+        )
+
+
+def require_same_parameters(mine: Any, theirs: Any) -> None:
+    """Raise ValueError if an unfitted regressor could not have made the sketch of a fitted one.
+
+    Parameters
+    ----------
+    mine, theirs : NadarayaWatsonSketchRegressor
+    """
+    for name in ("kernel", "hashes_per_repetition", "n_repetitions", "n_buckets"):
+        values = [_name_or_value(getattr(each, name)) for each in (mine, theirs)]
+        require_equal(name, values[0], values[1], "Give both the same value.")
+    if not isinstance(mine.bandwidth, str):
+        bandwidth = np.broadcast_to(np.asarray(mine.bandwidth, dtype=np.float64), theirs.n_features_in_)
+        require_equal("bandwidth", bandwidth, theirs.bandwidth_, "Give both the same value.")
+    if isinstance(mine.random_state, Integral):
+        require_equal(
+            "random_state", mine.random_state, theirs.sketch_.random_state, "Give both the same integer."
+        )
+
+
+def require_same_names(mine: Any, theirs: Any) -> None:
+    """Raise ValueError if two fitted regressors know their features by different names."""
+    names, others = (getattr(each, "feature_names_in_", None) for each in (mine, theirs))
+    if names is not None and others is not None and list(names) != list(others):
+        raise ValueError(
+            f"Cannot merge: feature names {list(names)} and {list(others)} differ. Fit both on the same "
+            "columns in the same order."
+        )
+
+
+def _name_or_value(value: Any) -> Any:
+    return getattr(value, "name", value)
+
+
+def _shown(value: Any) -> str:
+    return np.array2string(value, precision=4, threshold=6) if isinstance(value, np.ndarray) else repr(value)

@@ -1,0 +1,409 @@
+"""NadarayaWatsonSketchRegressor: the scikit-learn contract around the sketch, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from nwsketch._sklearn import Interval, StrOptions, fit_context
+from nwsketch.bandwidth import resolve_bandwidth
+from nwsketch.hashing import HashFamily, get_family
+from nwsketch.merging import require_same_names, require_same_parameters
+from nwsketch.progress import progress_bar
+from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
+from nwsketch.validation import validate_queries, validate_rows
+
+
+class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """Nadaraya-Watson kernel regression by locality-sensitive-hash sketches.
+
+    Learns in O(n_samples) and predicts in time and memory that do not depend on the number of rows
+    learnt; learns from streams, forgets rows and merges with sketches made elsewhere. Predictions
+    approach those of :class:`~nwsketch.NadarayaWatsonRegressor` with the same kernel and bandwidth
+    as ``1 / sqrt(n_repetitions)``.
+
+    Parameters
+    ----------
+    kernel : {"laplacian", "l2", "l1", "angular", "jaccard"} or HashFamily, default="laplacian"
+        The kernel, by its hash family; or the name or an instance of a family of your own
+        (:mod:`nwsketch.hashing`).
+    bandwidth : "scale", float or array-like of shape (n_features,), default="scale"
+        Widths that the features are divided by. ``"scale"`` derives them from the standard
+        deviations of the features (see :func:`~nwsketch.bandwidth.scale_bandwidth`); on a stream the
+        first batch decides. "angular" and "jaccard" have none: ``"scale"`` is ignored and a number
+        raises.
+    hashes_per_repetition : int, default=1
+        Elementary hashes joined into one code: the kernel is raised to this power.
+    n_repetitions : int, default=1024
+        Independent tables. Time and memory grow with it, the error falls as its square root.
+    n_buckets : int or None, default=2048
+        Width of each table; codes beyond are rehashed. None keeps every code of a kernel that has
+        boundedly many.
+    aggregation : {"mean", "median_of_means"}, default="mean"
+        Ratio of the means over all repetitions, or the median of such ratios over ``n_groups``
+        groups, whose failure probability falls exponentially in the number of groups.
+    n_groups : int, default=8
+        Groups of ``"median_of_means"``; must divide ``n_repetitions``.
+    empty : {"mean", "nan"} or float, default="mean"
+        Prediction where no learnt row is near: the weighted mean of all targets, NaN or a number.
+    backend : {"auto", "numba"}, default="auto"
+        What computes.
+    device : {"cpu"} or None, default=None
+        Where it computes.
+    n_jobs : int or None, default=None
+        Number of threads. None means all cores that numba may use, or one inside a joblib worker;
+        -1 means all.
+    verbose : int, default=0
+        1 shows a progress bar on fits that take long (needs tqdm, the extra ``progress``).
+    random_state : int, RandomState instance or None, default=None
+        Draws the hashes. Sketches that are to be merged need the same integer.
+
+    Attributes
+    ----------
+    sketch_ : NadarayaWatsonSketch
+        What has been learnt.
+    bandwidth_ : ndarray of shape (n_features_in_,) or None
+        The bandwidths in use; None for kernels without.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had string column names.
+    n_samples_seen_ : int
+        Number of rows added minus number of rows forgotten.
+
+    See Also
+    --------
+    NadarayaWatsonRegressor : The exact estimator, for small data.
+
+    References
+    ----------
+    .. [1] S. Daghaghi, B. Coleman, G. Geordie, A. Shrivastava, "Adaptive Sampling for Deep Learning
+       via Efficient Nonparametric Proxies", arXiv:2311.13583, section 3.
+    .. [2] E. A. Nadaraya, "On Estimating Regression", Theory of Probability & Its Applications 9(1),
+       1964; G. S. Watson, "Smooth Regression Analysis", Sankhya A 26(4), 1964.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_friedman1
+    >>> from nwsketch import NadarayaWatsonSketchRegressor
+    >>> X, y = make_friedman1(n_samples=5000, n_features=5, random_state=0)
+    >>> model = NadarayaWatsonSketchRegressor(random_state=0).fit(X[:4000], y[:4000])
+    >>> model.score(X[4000:], y[4000:]) > 0.6
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "kernel": [str, HashFamily],
+        "bandwidth": [StrOptions({"scale"}), Interval(Real, 0, None, closed="neither"), "array-like"],
+        "hashes_per_repetition": [Interval(Integral, 1, None, closed="left")],
+        "n_repetitions": [Interval(Integral, 1, None, closed="left")],
+        "n_buckets": [Interval(Integral, 2, None, closed="left"), None],
+        "aggregation": [StrOptions({"mean", "median_of_means"})],
+        "n_groups": [Interval(Integral, 1, None, closed="left")],
+        "empty": [StrOptions({"mean", "nan"}), Interval(Real, None, None, closed="neither")],
+        "backend": [StrOptions({"auto", "numba"})],
+        "device": [str, None],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        kernel: str | HashFamily = "laplacian",
+        bandwidth: Literal["scale"] | float | ArrayLike = "scale",
+        hashes_per_repetition: int = 1,
+        n_repetitions: int = N_REPETITIONS,
+        n_buckets: int | None = N_BUCKETS,
+        aggregation: Literal["mean", "median_of_means"] = "mean",
+        n_groups: int = N_GROUPS,
+        empty: Literal["mean", "nan"] | float = "mean",
+        backend: str = "auto",
+        device: str | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.kernel = kernel
+        self.bandwidth = bandwidth
+        self.hashes_per_repetition = hashes_per_repetition
+        self.n_repetitions = n_repetitions
+        self.n_buckets = n_buckets
+        self.aggregation = aggregation
+        self.n_groups = n_groups
+        self.empty = empty
+        self.backend = backend
+        self.device = device
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+        self.random_state = random_state
+
+    # -- learning -----------------------------------------------------------------------------
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Learn rows, starting anew.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Finite; float32 and float64 are kept. Sparse input is used as CSR, never densified.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Finite targets.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Finite, not negative, not all zero; None means 1.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketchRegressor
+
+        Raises
+        ------
+        ValueError
+            If input or parameters are not as described; what was learnt before is kept then.
+        """
+        with self._unchanged_on_error():
+            X, targets, weights = self._validate(X, y, sample_weight, reset=True)
+            return self._start(X, targets, weights)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Learn more rows.
+
+        With a numeric bandwidth, any split of the rows into calls leaves the same bits in the
+        tables as one call of :meth:`fit`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            As in :meth:`fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            As many outputs as before.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketchRegressor
+
+        Raises
+        ------
+        ValueError
+            If input or parameters are not as described; what was learnt before is kept then.
+        """
+        if not self._is_fitted():
+            with self._unchanged_on_error():
+                X, targets, weights = self._validate(X, y, sample_weight, reset=True)
+                return self._start(X, targets, weights)
+        X, targets, weights = self._validate(X, y, sample_weight, reset=False)
+        with progress_bar(self.verbose, X.shape[0]) as progress:
+            self.sketch_.update(X, targets, weights, check_input=False, progress=progress)
+        return self
+
+    def forget(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Take learnt rows away again.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            The rows as they were learnt (see :meth:`fit`).
+
+        Returns
+        -------
+        self : NadarayaWatsonSketchRegressor
+
+        Raises
+        ------
+        ValueError
+            If these rows cannot have been learnt: a bucket would hold less than nothing. Nothing
+            changes then.
+        """
+        check_is_fitted(self)
+        X, targets, weights = self._validate(X, y, sample_weight, reset=False)
+        self.sketch_.forget(X, targets, weights, check_input=False)
+        return self
+
+    def merge(self, other: NadarayaWatsonSketchRegressor) -> Self:
+        """Learn all that another regressor has learnt.
+
+        Parameters
+        ----------
+        other : NadarayaWatsonSketchRegressor
+            Fitted, with the same parameters, bandwidth and integer random_state; not changed.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketchRegressor
+            An unfitted one becomes as the other, but keeps its own ``aggregation``, ``n_groups``,
+            ``empty`` and ``n_jobs``.
+
+        Raises
+        ------
+        ValueError
+            If the two hash differently; the message names the parameter.
+        """
+        check_is_fitted(other)
+        if not self._is_fitted():
+            require_same_parameters(self, other)
+            learnt = {name: value for name, value in vars(other).items() if name not in other.get_params()}
+            learnt = deepcopy(learnt)
+            learnt["sketch_"].answer_by(self.aggregation, self.n_groups, self.empty)
+            learnt["sketch_"].n_jobs = self.n_jobs
+            self.__dict__.update(learnt)
+            return self
+        require_same_names(self, other)
+        self.sketch_.merge(other.sketch_)
+        return self
+
+    # -- answering ----------------------------------------------------------------------------
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Predict targets.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Queries.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs), float64
+            As y was given to :meth:`fit`.
+        """
+        check_is_fitted(self)
+        return self._shaped(self.sketch_.query(validate_queries(self, X), check_input=False))
+
+    def kernel_sum(self, X: Any) -> NDArray[np.float64]:
+        """Estimate sum_i w_i k(x_i, q) over the learnt rows: an unnormalised density.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Queries q.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            Unbiased; may be slightly negative by chance.
+        """
+        check_is_fitted(self)
+        return self.sketch_.kernel_sum(validate_queries(self, X), check_input=False)
+
+    def loo_predict(
+        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Predict every learnt row from all the others, without refitting.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            Rows that were learnt, as they were learnt (see :meth:`fit`).
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs), float64
+            Exactly what a sketch of the same hashes that never saw the row would predict for it.
+        """
+        check_is_fitted(self)
+        X, targets, weights = self._validate(X, y, sample_weight, reset=False)
+        return self._shaped(self.sketch_.loo_query(X, targets, weights, check_input=False))
+
+    @property
+    def n_samples_seen_(self) -> int:
+        """Number of rows added minus number of rows forgotten."""
+        return self.sketch_.n_samples_seen
+
+    # -- within -------------------------------------------------------------------------------
+
+    def _start(self, X: Any, targets: NDArray[np.float64], weights: NDArray[np.float64] | None) -> Self:
+        """Make a sketch, learn the rows, and only then replace what was learnt before."""
+        if weights is not None and not weights.sum() > 0:
+            raise ValueError("sample_weight sums to zero: there is nothing to learn. Give a positive weight.")
+        family = get_family(self.kernel)
+        if family.takes_bandwidth:
+            bandwidth = resolve_bandwidth(self.bandwidth, X, weights, family.distance)
+        elif isinstance(self.bandwidth, str):
+            bandwidth = None
+        else:
+            raise ValueError(
+                f"kernel={family.name!r} has no bandwidth, but bandwidth={self.bandwidth!r} was given: "
+                "leave bandwidth='scale', which is ignored."
+            )
+        sketch = NadarayaWatsonSketch(
+            X.shape[1],
+            targets.shape[1],
+            kernel=family,
+            bandwidth=1.0 if bandwidth is None else bandwidth,
+            hashes_per_repetition=self.hashes_per_repetition,
+            n_repetitions=self.n_repetitions,
+            n_buckets=self.n_buckets,
+            aggregation=self.aggregation,
+            n_groups=self.n_groups,
+            empty=self.empty,
+            backend=self.backend,
+            device=self.device,
+            n_jobs=self.n_jobs,
+            random_state=self._seed(),
+        )
+        with progress_bar(self.verbose, X.shape[0]) as progress:
+            sketch.update(X, targets, weights, check_input=False, progress=progress)
+        self.bandwidth_ = bandwidth
+        self.sketch_ = sketch
+        return self
+
+    def _seed(self) -> int | None:
+        if self.random_state is None or isinstance(self.random_state, Integral):
+            return None if self.random_state is None else int(self.random_state)
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+    def _is_fitted(self) -> bool:
+        return hasattr(self, "sketch_")
+
+    def _validate(
+        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.float64] | None]:
+        """Validate rows; targets come back as (n_samples, n_outputs)."""
+        X, targets, weights = validate_rows(self, X, y, sample_weight, reset=reset)
+        if reset:
+            self._flat_targets = targets.ndim == 1
+        targets = targets.reshape(len(targets), -1)
+        if not reset and targets.shape[1] != self.sketch_.n_outputs:
+            raise ValueError(
+                f"y has {targets.shape[1]} outputs, but {type(self).__name__} was fitted with "
+                f"{self.sketch_.n_outputs}: give as many, or call fit to start anew."
+            )
+        return X, targets, weights
+
+    def _shaped(self, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
+        return predictions.ravel() if self._flat_targets else predictions
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Restore the attributes if anything, an interrupt too, ends the block early."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Whether there is a sketch."""
+        return self._is_fitted()
+
+    def __sklearn_tags__(self) -> Any:
+        """Declare sparse input."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags

@@ -1,0 +1,469 @@
+"""The sketch itself: a data structure for kernel sums and kernel regression, without scikit-learn.
+
+For every repetition r a hash h_r puts a row into one of ``n_buckets`` buckets; the row's weight
+and its weighted targets are added there. For a query q the weights in its buckets, averaged over
+the repetitions, estimate sum_i w_i k(x_i, q), where the kernel k is the probability that two rows
+share a bucket; the weighted targets estimate sum_i w_i y_i k(x_i, q); their ratio is the
+Nadaraya-Watson regression. (Daghaghi, Coleman, Geordie & Shrivastava, arXiv:2311.13583, section
+3; Coleman & Shrivastava, "Sub-linear RACE Sketches", WWW 2020.) Paper to code: R is
+``n_repetitions``, K ``hashes_per_repetition``, W (range) ``n_buckets``.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nwsketch.aggregation import RELATIVE_TOLERANCE, fill_empty, kernel_sums, median_over_groups, ratios
+from nwsketch.backends import State, get_backend
+from nwsketch.backends.base import Array, Progress
+from nwsketch.backends.threads import count_threads
+from nwsketch.hashing import HashFamily, HashPlan, get_family
+from nwsketch.inputs import (
+    check_bandwidth,
+    check_cells,
+    check_integer,
+    check_rows,
+    check_targets,
+    check_weights,
+)
+from nwsketch.merging import require_same_hashes
+
+#: Tables larger than this many bytes are refused; assign to it to change the limit.
+MAX_TABLE_BYTES = 4 * 2**30
+
+#: Defaults of the sketch and of the estimator; docs/defaults.md tells how they were measured.
+N_REPETITIONS = 1024
+N_BUCKETS = 2**11
+N_GROUPS = 8
+
+
+class NadarayaWatsonSketch:
+    """Streaming, mergeable Nadaraya-Watson regression in fixed memory.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of the rows.
+    n_outputs : int, default=1
+        Number of targets.
+    kernel : str or HashFamily, default="laplacian"
+        A registered hash family ("laplacian", "l2", "l1", "angular", "jaccard") or an instance.
+    bandwidth : float or array-like of shape (n_features,), default=1.0
+        Widths that features are divided by; not read by families without a bandwidth.
+    hashes_per_repetition : int, default=1
+        Elementary hashes joined into one code: the kernel is raised to this power.
+    n_repetitions : int, default=1024
+        Independent tables; the error falls as 1 / sqrt(n_repetitions).
+    n_buckets : int or None, default=2048
+        Width of each table. None keeps every code of a family with boundedly many.
+    aggregation : {"mean", "median_of_means"}, default="mean"
+        Ratio of means over all repetitions, or the median of such ratios over groups, whose
+        failure probability falls exponentially in the number of groups.
+    n_groups : int, default=8
+        Number of groups for ``"median_of_means"``; divides ``n_repetitions``.
+    empty : {"mean", "nan"} or float, default="mean"
+        Prediction where no repetition has rows to speak of: the weighted mean of all targets,
+        NaN, or a number.
+    backend : {"auto", "numba"}, default="auto"
+        What computes.
+    device : {"cpu"} or None, default=None
+        Where it computes.
+    n_jobs : int or None, default=None
+        Threads: None for all cores that numba may use (one inside a joblib worker), -1 for all.
+    random_state : int or None, default=None
+        Seed of the hashes; None draws one from the operating system. Sketches can be merged if
+        they were made with the same seed.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, or the tables would exceed :data:`MAX_TABLE_BYTES`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nwsketch.sketch import NadarayaWatsonSketch
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.uniform(-3, 3, size=(20_000, 1))
+    >>> sketch = NadarayaWatsonSketch(1, bandwidth=0.2, random_state=0)
+    >>> sketch.update(X, np.sin(X[:, 0])).query([[1.5]]).round(1)
+    array([[1.]])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_outputs: int = 1,
+        *,
+        kernel: str | HashFamily = "laplacian",
+        bandwidth: float | ArrayLike = 1.0,
+        hashes_per_repetition: int = 1,
+        n_repetitions: int = N_REPETITIONS,
+        n_buckets: int | None = N_BUCKETS,
+        aggregation: Literal["mean", "median_of_means"] = "mean",
+        n_groups: int = N_GROUPS,
+        empty: Literal["mean", "nan"] | float = "mean",
+        backend: str = "auto",
+        device: str | None = None,
+        n_jobs: int | None = None,
+        random_state: int | None = None,
+    ) -> None:
+        self.family = get_family(kernel)
+        self.n_features = check_integer("n_features", n_features, 1)
+        self.n_outputs = check_integer("n_outputs", n_outputs, 1)
+        self.hashes_per_repetition = check_integer("hashes_per_repetition", hashes_per_repetition, 1)
+        self.n_repetitions = check_integer("n_repetitions", n_repetitions, 1)
+        if n_buckets is not None:
+            check_integer("n_buckets", n_buckets, 2)
+            self._check_memory(n_buckets)
+        self.bandwidth = check_bandwidth(bandwidth, self.n_features)
+        self.answer_by(aggregation, n_groups, empty)
+        self.backend = backend
+        self.device = device
+        self.n_jobs = n_jobs
+        count_threads(n_jobs)
+        seed = np.random.SeedSequence().entropy if random_state is None else random_state
+        self.random_state = check_integer("random_state", seed, 0)
+        self.plan = HashPlan(
+            self.family,
+            n_features=self.n_features,
+            n_repetitions=self.n_repetitions,
+            hashes_per_repetition=self.hashes_per_repetition,
+            n_buckets=n_buckets,
+            bandwidth=self.bandwidth,
+            seed=self.random_state,
+        )
+        self.n_buckets = self.plan.n_buckets
+        self._check_memory(self.n_buckets)
+        self._backend = get_backend(backend, device, self.plan)
+        self._state = self._backend.empty_state(self.n_outputs)
+
+    # -- what has been learnt -----------------------------------------------------------------
+
+    @property
+    def tables(self) -> Array:
+        """Sums per bucket: (n_repetitions, n_buckets, n_outputs + 1), targets first, weights last."""
+        return self._state.tables
+
+    @property
+    def n_samples_seen(self) -> int:
+        """Number of rows added minus number of rows forgotten."""
+        return self._state.n_rows
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of the rows that the sketch holds."""
+        return float(self._state.channel_totals[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables and the hash parameters: fixed, however many rows are learnt."""
+        arrays = (*self.plan.arrays.values(), self.plan.multipliers, self.plan.shifts, *self._state)
+        return sum(array.nbytes for array in arrays)
+
+    # -- learning -----------------------------------------------------------------------------
+
+    def update(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        check_input: bool = True,
+        progress: Progress | None = None,
+    ) -> NadarayaWatsonSketch:
+        """Add rows.
+
+        One call and any split of the rows into several leave the same bits in the tables. An
+        error or an interrupt leaves the sketch as it was before the call or as it is after it.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Finite; kept in float32 if given so, else float64.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Finite targets.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Finite and not negative; None means 1.
+        check_input : bool, default=True
+            False trusts ``X`` (float32 or float64, canonical CSR if sparse), ``y`` (float64,
+            2-D) and ``sample_weight`` (float64) to be what they should.
+        progress : callable or None, default=None
+            Called with the number of rows done since its last call.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketch
+
+        Raises
+        ------
+        ValueError
+            If the input is not as described, or a cell's index would overflow.
+        """
+        X, y, weights = self._rows(X, y, sample_weight, check_input)
+        self._state = self._backend.add(self._state, X, y, weights, self._threads(), progress)
+        return self
+
+    def forget(
+        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, check_input: bool = True
+    ) -> NadarayaWatsonSketch:
+        """Take rows away again that were added before.
+
+        Parameters
+        ----------
+        X, y, sample_weight, check_input
+            As in :meth:`update`; the weights are those that the rows were added with.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketch
+
+        Raises
+        ------
+        ValueError
+            If a bucket would hold less than nothing: these rows were not added. Nothing changes.
+        """
+        X, y, weights = self._rows(X, y, sample_weight, check_input)
+        state = self._backend.subtract(self._state, X, y, weights, self._threads())
+        least = float(state.tables[..., -1].min())
+        if least < -self._tolerance() or state.n_rows < 0:
+            raise ValueError(
+                f"Cannot forget rows that were not learnt: a bucket would hold the weight {least:.3g} and "
+                f"the sketch {state.n_rows} rows. Forget rows with the X, y and sample_weight that they "
+                "were added with."
+            )
+        self._state = state
+        return self
+
+    def merge(self, other: NadarayaWatsonSketch) -> NadarayaWatsonSketch:
+        """Add all that another sketch has learnt; the other stays as it is.
+
+        Parameters
+        ----------
+        other : NadarayaWatsonSketch
+            Of the same hashes: same parameters, bandwidth and random_state.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketch
+
+        Raises
+        ------
+        ValueError
+            If the hashes differ; the message says in what.
+        """
+        require_same_hashes(self, other)
+        mine, theirs = self._state, other._state
+        self._state = State(mine.tables + theirs.tables, mine.totals + theirs.totals)
+        return self
+
+    def decay(self, factor: float) -> NadarayaWatsonSketch:
+        """Multiply the weight of all rows learnt so far, so that later rows count for more.
+
+        Parameters
+        ----------
+        factor : float
+            Within (0, 1].
+
+        Returns
+        -------
+        self : NadarayaWatsonSketch
+
+        Raises
+        ------
+        ValueError
+            If ``factor`` is out of range.
+        """
+        if not 0 < factor <= 1:
+            raise ValueError(f"factor={factor!r} is out of range: give a number within (0, 1].")
+        totals = self._state.totals * factor
+        totals[-1] = self._state.n_rows
+        self._state = State(self._state.tables * factor, totals)
+        return self
+
+    # -- answering ----------------------------------------------------------------------------
+
+    def answer_by(
+        self, aggregation: str, n_groups: int = N_GROUPS, empty: str | float = "mean"
+    ) -> NadarayaWatsonSketch:
+        """Choose how answers are formed; what has been learnt does not depend on it.
+
+        Parameters
+        ----------
+        aggregation, n_groups, empty
+            See :class:`NadarayaWatsonSketch`.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketch
+
+        Raises
+        ------
+        ValueError
+            If a choice is unknown, or the groups would be of unequal size.
+        """
+        if aggregation not in ("mean", "median_of_means"):
+            raise ValueError(f"Unknown aggregation {aggregation!r}: choose 'mean' or 'median_of_means'.")
+        check_integer("n_groups", n_groups, 1)
+        if aggregation == "median_of_means" and self.n_repetitions % n_groups:
+            raise ValueError(
+                f"n_groups={n_groups} does not divide n_repetitions={self.n_repetitions}: median of means "
+                "needs groups of equal size."
+            )
+        is_number = isinstance(empty, Real) and not isinstance(empty, bool)
+        if empty not in ("mean", "nan") and not is_number:
+            raise ValueError(f"Unknown empty={empty!r}: choose 'mean', 'nan' or a number.")
+        self.aggregation, self.n_groups, self.empty = aggregation, n_groups, empty
+        return self
+
+    def query(self, X: Any, *, check_input: bool = True) -> Array:
+        """Estimate the Nadaraya-Watson regression.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        check_input : bool, default=True
+            False trusts ``X`` (see :meth:`update`).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs), float64
+        """
+        X = self._queries(X, check_input)
+        return self._regress(X, None, self._state.channel_totals)
+
+    def kernel_sum(self, X: Any, *, check_input: bool = True) -> Array:
+        """Estimate sum_i w_i k(x_i, q) without bias (so it may be negative by chance).
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        check_input : bool, default=True
+            False trusts ``X`` (see :meth:`update`).
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+        """
+        return self.channel_sums(X, check_input=check_input)[:, -1]
+
+    def channel_sums(self, X: Any, *, check_input: bool = True) -> Array:
+        """Estimate sum_i w_i y_i k(x_i, q) for every output, and sum_i w_i k(x_i, q), without bias.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        check_input : bool, default=True
+            False trusts ``X`` (see :meth:`update`).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs + 1), float64
+            The means over all repetitions, or the medians over groups of such means.
+        """
+        X = self._queries(X, check_input)
+        sums, _ = self._backend.sums(self._state, X, self._groups(), None, self._threads())
+        return median_over_groups(
+            kernel_sums(
+                sums,
+                self._state.channel_totals,
+                n_repetitions=self.n_repetitions // self._groups(),
+                n_buckets=self._rehashed_buckets(),
+            )
+        )
+
+    def loo_query(
+        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, check_input: bool = True
+    ) -> Array:
+        """Predict every row as if it alone had not been learnt, without learning anew.
+
+        A row sits in its own bucket of every repetition: its share is taken off there and from
+        the totals, which leaves exactly the sketch of the other rows.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            Rows that were learnt, as they were learnt (see :meth:`update`).
+        check_input : bool, default=True
+            False trusts the input (see :meth:`update`).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs), float64
+        """
+        X, y, weights = self._rows(X, y, sample_weight, check_input)
+        own = np.ones((len(y), self.n_outputs + 1))
+        own[:, :-1] = y
+        if weights is not None:
+            own *= weights[:, np.newaxis]
+        return self._regress(X, own, self._state.channel_totals - own)
+
+    # -- within -------------------------------------------------------------------------------
+
+    def _regress(self, X: Any, own: Array | None, totals: Array) -> Array:
+        sums, squares = self._backend.sums(self._state, X, self._groups(), own, self._threads())
+        tolerance = self._tolerance()
+        by_group = ratios(
+            sums,
+            squares,
+            totals,
+            n_repetitions=self.n_repetitions // self._groups(),
+            n_buckets=self._rehashed_buckets(),
+            unit=self._state.unit,
+            tolerance=tolerance,
+        )
+        return fill_empty(median_over_groups(by_group), totals, self.empty, tolerance)
+
+    def _threads(self) -> int:
+        return count_threads(self.n_jobs)
+
+    def _groups(self) -> int:
+        return self.n_groups if self.aggregation == "median_of_means" else 1
+
+    def _rehashed_buckets(self) -> int | None:
+        return self.n_buckets if self.plan.rehashed else None
+
+    def _tolerance(self) -> float:
+        return RELATIVE_TOLERANCE * self._state.weight_ever_added
+
+    def _check_memory(self, n_buckets: int) -> None:
+        n_bytes = 8 * self.n_repetitions * n_buckets * (self.n_outputs + 1)
+        if n_bytes > MAX_TABLE_BYTES:
+            raise ValueError(
+                f"The tables would take {n_bytes / 2**30:.3g} GiB (n_repetitions={self.n_repetitions} x "
+                f"n_buckets={n_buckets} x {self.n_outputs + 1} channels x 8 bytes), over the limit of "
+                f"{MAX_TABLE_BYTES / 2**30:.3g} GiB: choose fewer buckets or repetitions, or raise "
+                "nwsketch.sketch.MAX_TABLE_BYTES."
+            )
+
+    def _rows(
+        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None, check_input: bool
+    ) -> tuple[Any, Array, Array | None]:
+        """Validate rows that are learnt, forgotten or left out."""
+        if check_input:
+            X = check_rows(X, self.n_features)
+            y = check_targets(y, X.shape[0], self.n_outputs)
+            if sample_weight is not None:
+                sample_weight = check_weights(sample_weight, X.shape[0])
+        check_cells(X, self.plan.cells_per_unit)
+        return X, np.asarray(y), None if sample_weight is None else np.asarray(sample_weight)
+
+    def _queries(self, X: Any, check_input: bool) -> Any:
+        """Validate rows that are asked about."""
+        if check_input:
+            X = check_rows(X, self.n_features)
+        check_cells(X, self.plan.cells_per_unit)
+        return X
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the backend: it is made anew from the plan."""
+        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        """Restore, and make the backend anew."""
+        self.__dict__.update(attributes)
+        self._backend = get_backend(self.backend, self.device, self.plan)

@@ -1,0 +1,37 @@
+"""Rows that suit every kernel, and everything that an estimator has learnt, for several test modules."""
+
+import numpy as np
+
+from nwsketch.hashing import get_family, registered_families
+
+KERNELS = registered_families()
+WITH_BANDWIDTH = tuple(name for name in KERNELS if get_family(name).takes_bandwidth)
+WITHOUT_BANDWIDTH = tuple(name for name in KERNELS if not get_family(name).takes_bandwidth)
+
+#: Parameters of an estimator that is small, and whose buckets rows still meet in.
+SMALL = {"n_repetitions": 16, "n_buckets": 64, "random_state": 0}
+
+
+def make_rows(n_rows=150, n_features=4, seed=0):
+    """Return rows with zeros (for the Jaccard similarity) and a target that depends on them."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, n_features)) * (rng.random((n_rows, n_features)) < 0.6)
+    return X, X[:, 0] + np.sin(X[:, -1]) + 0.1 * rng.normal(size=n_rows)
+
+
+def learnt(estimator):
+    """Return all that an estimator has learnt, bit by bit, for comparison with ==."""
+    attributes = {
+        name: value for name, value in vars(estimator).items() if name not in estimator.get_params()
+    }
+    sketch = attributes.pop("sketch_", None)
+    state = {
+        name: value.tobytes() if isinstance(value, np.ndarray) else value
+        for name, value in attributes.items()
+    }
+    return state if sketch is None else state | {"sketch_": held(sketch), "rows": estimator.n_samples_seen_}
+
+
+def held(sketch):
+    """Return all that a sketch holds, bit by bit: tables, totals and hashes."""
+    return (*(array.tobytes() for array in sketch._state), sketch.plan.fingerprint())

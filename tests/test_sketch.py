@@ -1,0 +1,134 @@
+"""NadarayaWatsonSketch against a plain model of itself, and what only the sketch can do."""
+
+import numpy as np
+import pytest
+from naive_sketch import NaiveSketch
+
+from nwsketch import NadarayaWatsonSketch
+from nwsketch.aggregation import NOISE_ERRORS
+from nwsketch.hashing import get_family, registered_families
+
+
+def make_rows(n_samples, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_samples, 4)) * (rng.random((n_samples, 4)) < 0.7)
+    return X, X[:, 0] - 2 * X[:, 1], rng.uniform(0.5, 2.0, n_samples)
+
+
+def make_sketch(kernel="laplacian", **parameters):
+    parameters = {"bandwidth": 2.0, "n_repetitions": 24, "n_buckets": 64, "random_state": 3, **parameters}
+    return NadarayaWatsonSketch(4, kernel=kernel, empty="nan", **parameters)
+
+
+@pytest.mark.parametrize("n_groups", [1, 6, 24])
+@pytest.mark.parametrize(("n_buckets", "hashes_per_repetition"), [(64, 1), (64, 3), (1000, 2)])
+@pytest.mark.parametrize("kernel", registered_families())
+def test_sketch_equals_the_naive_one(kernel, n_buckets, hashes_per_repetition, n_groups):
+    X, y, weights = make_rows(150)
+    queries = np.concatenate([make_rows(30, seed=1)[0], np.full((1, 4), 1e4)])
+    sketch = make_sketch(
+        kernel,
+        n_buckets=n_buckets,
+        hashes_per_repetition=hashes_per_repetition,
+        aggregation="median_of_means",
+        n_groups=n_groups,
+    )
+    naive = NaiveSketch(sketch.plan, n_groups)
+    naive.update(X, y, weights)
+    sketch.update(X, y, weights)
+    expected = [naive.query(x, NOISE_ERRORS) for x in queries]
+    np.testing.assert_allclose(sketch.query(queries)[:, 0], expected, rtol=1e-9, atol=1e-9)
+    expected = [naive.kernel_sum(x) for x in queries]
+    np.testing.assert_allclose(sketch.kernel_sum(queries), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_naive_comparison_covers_empty_and_answered_queries():
+    X, y, weights = make_rows(150)
+    queries = np.concatenate([X[:10], np.full((1, 4), 1e4)])
+    answers = make_sketch().update(X, y, weights).query(queries)
+    assert np.isnan(answers[-1])
+    assert np.isfinite(answers[:10]).all()
+
+
+def test_mean_is_one_group():
+    X, y, weights = make_rows(100)
+    mean = make_sketch().update(X, y, weights)
+    one_group = make_sketch(aggregation="median_of_means", n_groups=1).update(X, y, weights)
+    assert np.array_equal(mean.query(X), one_group.query(X))
+
+
+@pytest.mark.parametrize("empty", ["mean", -7.5, 0])
+def test_a_query_without_rows_gets_what_empty_says(empty):
+    X, y, weights = make_rows(100)
+    sketch = NadarayaWatsonSketch(4, bandwidth=0.1, empty=empty, random_state=0).update(X, y, weights)
+    expected = np.average(y, weights=weights) if empty == "mean" else empty
+    assert sketch.query(np.full((1, 4), 1e4))[0, 0] == pytest.approx(expected)
+
+
+def test_decay_makes_old_rows_count_less():
+    X, y, weights = make_rows(100)
+    sketch = make_sketch().update(X, y, weights)
+    assert sketch.decay(0.25) is sketch
+    sketch.update(X, y + 1, weights)
+    weighted = make_sketch().update(np.tile(X, (2, 1)), np.r_[y, y + 1], np.r_[weights / 4, weights])
+    np.testing.assert_allclose(sketch.tables, weighted.tables, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(sketch.query(X), weighted.query(X), rtol=1e-9)
+    assert sketch.n_samples_seen == 200
+    assert sketch.total_weight == pytest.approx(1.25 * weights.sum())
+
+
+@pytest.mark.parametrize("factor", [0.0, -0.5, 1.5, np.nan])
+def test_decay_refuses_a_factor_out_of_range(factor):
+    sketch = make_sketch().update(*make_rows(10))
+    before = sketch.tables.copy()
+    with pytest.raises(ValueError, match=r"factor=.* is out of range"):
+        sketch.decay(factor)
+    assert np.array_equal(sketch.tables, before)
+
+
+def test_sums_of_several_outputs_are_those_of_each():
+    X, y, weights = make_rows(80)
+    targets = np.column_stack([y, y**2, np.ones(80)])
+    several = make_sketch(n_outputs=3).update(X, targets, weights)
+    for output, target in enumerate(targets.T):
+        one = make_sketch().update(X, target, weights)
+        assert np.array_equal(several.channel_sums(X)[:, [output, -1]], one.channel_sums(X))
+        assert np.array_equal(several.query(X)[:, [output]], one.query(X))
+
+
+def test_an_empty_batch_changes_nothing_and_asks_nothing():
+    sketch = make_sketch().update(*make_rows(10))
+    before = [part.copy() for part in sketch._state]
+    sketch.update(np.empty((0, 4)), [])
+    for part, now in zip(before, sketch._state, strict=True):
+        assert np.array_equal(part, now)
+    assert sketch.query(np.empty((0, 4))).shape == (0, 1)
+
+
+def test_angular_keeps_every_code_without_a_width():
+    sketch = make_sketch("angular", hashes_per_repetition=5, n_buckets=None)
+    assert sketch.n_buckets == 2**5
+    assert not sketch.plan.rehashed
+
+
+def test_a_bandwidth_per_feature_scales_the_features():
+    X, y, weights = make_rows(100)
+    widths = np.array([0.5, 1.0, 2.0, 4.0])  # powers of two, so that both ways round alike
+    for kernel in registered_families():
+        if get_family(kernel).takes_bandwidth:
+            wide = make_sketch(kernel, bandwidth=widths).update(X, y, weights)
+            scaled = make_sketch(kernel, bandwidth=1.0).update(X / widths, y, weights)
+            assert np.array_equal(wide.tables, scaled.tables)
+
+
+def test_rows_that_were_not_learnt_cannot_be_forgotten():
+    X, y, weights = make_rows(50)
+    sketch = make_sketch().update(X[:25], y[:25], weights[:25])
+    before = [part.copy() for part in sketch._state]
+    for stranger in (slice(25, 50), slice(0, 50)):
+        with pytest.raises(ValueError, match="Cannot forget rows that were not learnt"):
+            sketch.forget(X[stranger], y[stranger], weights[stranger])
+    with pytest.raises(ValueError, match="the sketch -5 rows"):
+        sketch.forget(np.repeat(X[:1], 30, axis=0), np.zeros(30), np.zeros(30))
+    for part, now in zip(before, sketch._state, strict=True):
+        assert np.array_equal(part, now)
