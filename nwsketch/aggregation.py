@@ -14,15 +14,92 @@ so a prediction needs the support of several.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from numbers import Real
+from typing import Literal
+
 import numpy as np
 
-from nwsketch.backends.base import Array
+from nwsketch.backends.base import Array, State
 
 #: Standard errors that a debiased denominator must exceed to count as rows and not as noise.
 NOISE_ERRORS = 1.0
 #: A bucket that holds less than this share of the weight ever added is empty: what rounding
 #: leaves behind when rows are forgotten.
 RELATIVE_TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the sums that a query reads become its answer.
+
+    Parameters
+    ----------
+    aggregation : {"mean", "median_of_means"}
+    n_groups : int
+        Groups of ``"median_of_means"``; divides ``n_repetitions``.
+    empty : {"mean", "nan"} or float
+        See :func:`fill_empty`.
+    n_repetitions : int
+    n_buckets : int or None
+        Width of the tables if codes are rehashed; None if every code has a bucket of its own.
+
+    Raises
+    ------
+    ValueError
+        If a choice is unknown, or the groups would be of unequal size.
+    """
+
+    aggregation: Literal["mean", "median_of_means"]
+    n_groups: int
+    empty: Literal["mean", "nan"] | float
+    n_repetitions: int
+    n_buckets: int | None
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        if self.aggregation not in ("mean", "median_of_means"):
+            raise ValueError(f"Unknown aggregation {self.aggregation!r}: choose 'mean' or 'median_of_means'.")
+        if self.aggregation == "median_of_means" and self.n_repetitions % self.n_groups:
+            raise ValueError(
+                f"n_groups={self.n_groups} does not divide n_repetitions={self.n_repetitions}: median of "
+                "means needs groups of equal size."
+            )
+        is_number = isinstance(self.empty, Real) and not isinstance(self.empty, bool)
+        if self.empty not in ("mean", "nan") and not is_number:
+            raise ValueError(f"Unknown empty={self.empty!r}: choose 'mean', 'nan' or a number.")
+
+    @property
+    def groups(self) -> int:
+        """Number of groups whose answers are formed apart: 1 for ``"mean"``."""
+        return self.n_groups if self.aggregation == "median_of_means" else 1
+
+    def regress(self, sums: Array, squares: Array, totals: Array, state: State) -> Array:
+        """Return predictions: (n_samples, n_outputs). See :func:`ratios` for the arguments."""
+        tolerance = tolerated(state)
+        by_group = ratios(
+            sums,
+            squares,
+            totals,
+            n_repetitions=self.n_repetitions // self.groups,
+            n_buckets=self.n_buckets,
+            unit=state.unit,
+            tolerance=tolerance,
+        )
+        return fill_empty(median_over_groups(by_group), totals, self.empty, tolerance)
+
+    def kernel_sums(self, sums: Array, totals: Array) -> Array:
+        """Return unbiased kernel sums of all channels: (n_samples, n_outputs + 1)."""
+        means = sums / (self.n_repetitions // self.groups)
+        if self.n_buckets is not None:
+            unrelated = (totals / self.n_buckets)[..., np.newaxis, :]
+            means = (means - unrelated) / (1.0 - 1.0 / self.n_buckets)
+        return median_over_groups(means)
+
+
+def tolerated(state: State) -> float:
+    """Return the weight that rounding may have left where rows were forgotten."""
+    return RELATIVE_TOLERANCE * state.weight_ever_added
 
 
 def ratios(
@@ -71,21 +148,6 @@ def ratios(
         supported = excess[..., -1] > np.maximum(NOISE_ERRORS * errors, tolerance)
     denominators = np.where(supported, excess[..., -1], np.nan)
     return excess[..., :-1] / denominators[..., np.newaxis]
-
-
-def kernel_sums(sums: Array, totals: Array, *, n_repetitions: int, n_buckets: int | None) -> Array:
-    """Return the unbiased estimate of every group's kernel sums.
-
-    Parameters and shapes are those of :func:`ratios`.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_groups, n_outputs + 1), float64
-    """
-    means = sums / n_repetitions
-    if n_buckets is None:
-        return means
-    return (means - (totals / n_buckets)[..., np.newaxis, :]) / (1.0 - 1.0 / n_buckets)
 
 
 def median_over_groups(values: Array) -> Array:

@@ -11,13 +11,12 @@ Nadaraya-Watson regression. (Daghaghi, Coleman, Geordie & Shrivastava, arXiv:231
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nwsketch.aggregation import RELATIVE_TOLERANCE, fill_empty, kernel_sums, median_over_groups, ratios
+from nwsketch.aggregation import Rules, tolerated
 from nwsketch.backends import State, get_backend
 from nwsketch.backends.base import Array, Progress
 from nwsketch.backends.threads import count_threads
@@ -121,7 +120,6 @@ class NadarayaWatsonSketch:
             check_integer("n_buckets", n_buckets, 2)
             self._check_memory(n_buckets)
         self.bandwidth = check_bandwidth(bandwidth, self.n_features)
-        self.answer_by(aggregation, n_groups, empty)
         self.backend = backend
         self.device = device
         self.n_jobs = n_jobs
@@ -139,6 +137,7 @@ class NadarayaWatsonSketch:
         )
         self.n_buckets = self.plan.n_buckets
         self._check_memory(self.n_buckets)
+        self.answer_by(aggregation, n_groups, empty)
         self._backend = get_backend(backend, device, self.plan)
         self._state = self._backend.empty_state(self.n_outputs)
 
@@ -230,7 +229,7 @@ class NadarayaWatsonSketch:
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         state = self._backend.subtract(self._state, X, y, weights, self._threads())
         least = float(state.tables[..., -1].min())
-        if least < -self._tolerance() or state.n_rows < 0:
+        if least < -tolerated(state) or state.n_rows < 0:
             raise ValueError(
                 f"Cannot forget rows that were not learnt: a bucket would hold the weight {least:.3g} and "
                 f"the sketch {state.n_rows} rows. Forget rows with the X, y and sample_weight that they "
@@ -288,7 +287,10 @@ class NadarayaWatsonSketch:
     # -- answering ----------------------------------------------------------------------------
 
     def answer_by(
-        self, aggregation: str, n_groups: int = N_GROUPS, empty: str | float = "mean"
+        self,
+        aggregation: Literal["mean", "median_of_means"],
+        n_groups: int = N_GROUPS,
+        empty: Literal["mean", "nan"] | float = "mean",
     ) -> NadarayaWatsonSketch:
         """Choose how answers are formed; what has been learnt does not depend on it.
 
@@ -306,18 +308,13 @@ class NadarayaWatsonSketch:
         ValueError
             If a choice is unknown, or the groups would be of unequal size.
         """
-        if aggregation not in ("mean", "median_of_means"):
-            raise ValueError(f"Unknown aggregation {aggregation!r}: choose 'mean' or 'median_of_means'.")
-        check_integer("n_groups", n_groups, 1)
-        if aggregation == "median_of_means" and self.n_repetitions % n_groups:
-            raise ValueError(
-                f"n_groups={n_groups} does not divide n_repetitions={self.n_repetitions}: median of means "
-                "needs groups of equal size."
-            )
-        is_number = isinstance(empty, Real) and not isinstance(empty, bool)
-        if empty not in ("mean", "nan") and not is_number:
-            raise ValueError(f"Unknown empty={empty!r}: choose 'mean', 'nan' or a number.")
-        self.aggregation, self.n_groups, self.empty = aggregation, n_groups, empty
+        self._rules = Rules(
+            aggregation,
+            check_integer("n_groups", n_groups, 1),
+            empty,
+            self.n_repetitions,
+            self.n_buckets if self.plan.rehashed else None,
+        )
         return self
 
     def query(self, X: Any, *, check_input: bool = True) -> Array:
@@ -366,15 +363,8 @@ class NadarayaWatsonSketch:
             The means over all repetitions, or the medians over groups of such means.
         """
         X = self._queries(X, check_input)
-        sums, _ = self._backend.sums(self._state, X, self._groups(), None, self._threads())
-        return median_over_groups(
-            kernel_sums(
-                sums,
-                self._state.channel_totals,
-                n_repetitions=self.n_repetitions // self._groups(),
-                n_buckets=self._rehashed_buckets(),
-            )
-        )
+        sums, _ = self._backend.sums(self._state, X, self._rules.groups, None, self._threads())
+        return self._rules.kernel_sums(sums, self._state.channel_totals)
 
     def loo_query(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, check_input: bool = True
@@ -405,30 +395,11 @@ class NadarayaWatsonSketch:
     # -- within -------------------------------------------------------------------------------
 
     def _regress(self, X: Any, own: Array | None, totals: Array) -> Array:
-        sums, squares = self._backend.sums(self._state, X, self._groups(), own, self._threads())
-        tolerance = self._tolerance()
-        by_group = ratios(
-            sums,
-            squares,
-            totals,
-            n_repetitions=self.n_repetitions // self._groups(),
-            n_buckets=self._rehashed_buckets(),
-            unit=self._state.unit,
-            tolerance=tolerance,
-        )
-        return fill_empty(median_over_groups(by_group), totals, self.empty, tolerance)
+        sums, squares = self._backend.sums(self._state, X, self._rules.groups, own, self._threads())
+        return self._rules.regress(sums, squares, totals, self._state)
 
     def _threads(self) -> int:
         return count_threads(self.n_jobs)
-
-    def _groups(self) -> int:
-        return self.n_groups if self.aggregation == "median_of_means" else 1
-
-    def _rehashed_buckets(self) -> int | None:
-        return self.n_buckets if self.plan.rehashed else None
-
-    def _tolerance(self) -> float:
-        return RELATIVE_TOLERANCE * self._state.weight_ever_added
 
     def _check_memory(self, n_buckets: int) -> None:
         n_bytes = 8 * self.n_repetitions * n_buckets * (self.n_outputs + 1)

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -17,14 +16,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "explore"))
 
 
 @pytest.fixture(scope="session")
-def load_set():
-    """Return a function that loads a real data set by its name, as a dict of arrays."""
+def data_folder():
+    """Return the folder of the real data sets."""
     folder = os.environ.get("NWSKETCH_DATA")
     if not folder:
         pytest.skip("NWSKETCH_DATA does not name the folder of the real data sets")
-
-    def load(name):
-        with np.load(Path(folder) / f"{name}.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
-
-    return load
+    return Path(folder)

@@ -227,9 +227,11 @@ class NumbaBackend:
             self._largest_norm = 1e37 / max(largest, 1.0) if largest < 1e30 else 0.0
             with np.errstate(over="ignore"):
                 self._errors = (error * norms).astype(np.float32)
-        self._rounded = np.zeros((directions.shape[0], directions.shape[1] + GROUP), dtype=np.float32)
+        n_features, n_hashes = directions.shape
+        padded = -(-n_features // 4) * 4
+        self._rounded = np.zeros((padded, n_hashes + GROUP), dtype=np.float32)
         with np.errstate(over="ignore"):
-            self._rounded[:, : directions.shape[1]] = rounded
+            self._rounded[:n_features, :n_hashes] = rounded
 
     def _hash_projection(self, X: Any, first: int, last: int, codes: Codes) -> None:
         arrays = self._plan.arrays

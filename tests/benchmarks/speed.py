@@ -1,7 +1,8 @@
 """Speed of learning and predicting, as ratios to what the arithmetic itself costs.
 
-Every ratio is measured side by side in one run: the estimator and its baseline in turn, five times,
-medians quoted. Baselines use as many threads as the estimator.
+Every ratio is measured side by side in one run: the estimator and its baselines in turn, five times,
+each right after an untimed call of its own; medians are quoted.
+Baselines use as many threads as the estimator.
 
 - angular: the bare float32 matrix product of the same projection, in the same chunks of rows by the
   same threads ("product"), and in chunks of 4096 rows by the threads of BLAS itself ("BLAS");
@@ -29,12 +30,15 @@ N_THREADS = 2
 
 
 def measure(*functions, n_runs):
-    """Return the median seconds of each function, called in turn."""
-    for function in functions:
-        function()
+    """Return the median seconds of each function, called in turn.
+
+    Every timed call follows an untimed one of the same function: what ran before it (threads of BLAS spin
+    on for a while after their work, caches hold another's data) is no part of the comparison.
+    """
     seconds = [[] for _ in functions]
     for _ in range(n_runs):
         for function, times in zip(functions, seconds, strict=True):
+            function()
             start = time.perf_counter()
             function()
             times.append(time.perf_counter() - start)

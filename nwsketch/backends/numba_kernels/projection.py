@@ -36,7 +36,7 @@ PRODUCT_MATH = {"contract"}
 def _load(
     rows,  # in   (n_rows, n_features) float32 or float64
     largest_norm,  # rows at or above this norm are left to float64: float32 might overflow
-    features,  # out  (n_features, n_rows) float32
+    features,  # out  (padded_features, n_rows) float32, of which the first n_features are written
     norms,  # out  (n_rows,) float32, rounded up; infinity marks a row for float64
 ):
     for i in range(rows.shape[0]):
@@ -66,32 +66,17 @@ def _add_four_by_four(features, directions, j, h, products):
         p3[i] += a3 * a + b3 * b + c3 * c + d3 * d
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=PRODUCT_MATH)
-def _add_one_by_four(features, directions, j, h, products):
-    a0, a1, a2, a3 = directions[j, h], directions[j, h + 1], directions[j, h + 2], directions[j, h + 3]
-    x = features[j]
-    p0, p1, p2, p3 = products[0], products[1], products[2], products[3]
-    for i in range(p0.size):
-        p0[i] += a0 * x[i]
-        p1[i] += a1 * x[i]
-        p2[i] += a2 * x[i]
-        p3[i] += a3 * x[i]
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def _project(
-    features,  # in   (n_features, n_rows) float32
-    directions,  # in   (n_features, n_hashes + GROUP) float32
+    features,  # in   (padded_features, n_rows) float32: a multiple of 4, zeros last
+    directions,  # in   (padded_features, n_hashes + GROUP) float32
     h,  # the first of GROUP directions
     products,  # out  (GROUP, n_rows) float32
 ):
-    n_features = features.shape[0]
     products[:] = 0
     for g in range(0, GROUP, 4):
-        for j in range(0, n_features - 3, 4):
+        for j in range(0, features.shape[0], 4):
             _add_four_by_four(features, directions, j, h + g, products[g : g + 4])
-        for j in range(n_features - n_features % 4, n_features):
-            _add_one_by_four(features, directions, j, h + g, products[g : g + 4])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -132,7 +117,7 @@ def sign_codes(
     rows,  # in   (n_rows, n_features) float32 or float64
     largest_norm,  # see _load
     directions,  # in   (n_features, n_hashes) float64
-    unit_directions,  # in   (n_features, n_hashes + GROUP) float32: the same at length 1, then zeros
+    unit_directions,  # in   (padded_features, n_hashes + GROUP) float32: the same at length 1, and zeros
     error,  # float32: largest error of a product of a row of norm 1
     multipliers,  # in   (1, n_hashes) uint64
     shifts,  # in   (n_repetitions,) uint64
@@ -142,11 +127,11 @@ def sign_codes(
     last,
     codes,  # out  (last - first, n_rows) uint32
 ):
-    n_rows, n_features = rows.shape
+    n_rows = rows.shape[0]
     per_repetition = directions.shape[1] // shifts.size
     width = max(min(TILE, n_rows), 1)
     # Always used at full width: a slice of columns would not be contiguous, and loops not vectorised.
-    features, norms = np.zeros((n_features, width), np.float32), np.empty(width, np.float32)
+    features, norms = np.zeros((unit_directions.shape[0], width), np.float32), np.empty(width, np.float32)
     products, margins = np.empty((GROUP, width), np.float32), np.empty(width, np.float32)
     joined = np.empty(width, np.uint64)
     for start in range(0, n_rows, width):
@@ -206,7 +191,7 @@ def floor_codes(
     rows,  # in   (n_rows, n_features) float32 or float64
     largest_norm,  # see _load
     directions,  # in   (n_features, n_hashes) float64
-    rounded_directions,  # in   (n_features, n_hashes + GROUP) float32: the same, then zeros
+    rounded_directions,  # in   (padded_features, n_hashes + GROUP) float32: the same, and zeros
     offsets,  # in   (n_hashes,) float64, in [0, 1)
     errors,  # in   (n_hashes,) float32: largest error of a product of a row of norm 1
     multipliers,  # in   (1, n_hashes) uint64
@@ -217,11 +202,11 @@ def floor_codes(
     last,
     codes,  # out  (last - first, n_rows) uint32
 ):
-    n_rows, n_features = rows.shape
+    n_rows = rows.shape[0]
     per_repetition = directions.shape[1] // shifts.size
     width = max(min(TILE, n_rows), 1)
     # Always used at full width: a slice of columns would not be contiguous, and loops not vectorised.
-    features, norms = np.zeros((n_features, width), np.float32), np.empty(width, np.float32)
+    features, norms = np.zeros((rounded_directions.shape[0], width), np.float32), np.empty(width, np.float32)
     products, margins = np.empty((GROUP, width), np.float32), np.empty(width, np.float32)
     joined = np.empty(width, np.uint64)
     for start in range(0, n_rows, width):
