@@ -8,8 +8,10 @@ number of buckets. Rehashing puts every unrelated row into the query's bucket wi
 The difference may be noise: of the buckets of a query without neighbours some hold
 unrelated rows, and a ratio of two such noises can be anything. So a denominator counts as empty
 unless it exceeds :data:`NOISE_ERRORS` standard errors, which the spread over the repetitions
-tells. A single repetition with rows never passes (its excess is less than one standard error),
-so a prediction needs the support of several.
+tells. If one of several repetitions holds rows and the others none, the excess is less than one
+standard error: a prediction needs the support of several. The spread of few repetitions may be
+small by chance (that of one is nothing), so the error of a mean over n of them counts as T / W / sqrt(n)
+at least: as if unrelated rows came in lots of T / W.
 """
 
 from __future__ import annotations
@@ -145,6 +147,7 @@ def ratios(
         excess = means - (totals / n_buckets)[..., np.newaxis, :]
         variances = np.maximum(squares / n_repetitions - (counts * unit) ** 2, 0.0)
         errors = np.sqrt(variances / max(n_repetitions - 1, 1)) / unit
+        errors = np.maximum(errors, totals[..., -1:] / (n_buckets * np.sqrt(n_repetitions)))
         supported = excess[..., -1] > np.maximum(NOISE_ERRORS * errors, tolerance)
     denominators = np.where(supported, excess[..., -1], np.nan)
     return excess[..., :-1] / denominators[..., np.newaxis]

@@ -13,6 +13,8 @@ from nwsketch.hashing import LARGEST_CELL
 
 Array = NDArray[np.float64]
 
+#: Sums of weighted targets stay below this: 10,000 repetitions of them do not overflow.
+LARGEST_SUM = 1e303
 #: What to do instead of giving a sketch negative weights.
 FORGET = "To take rows away again call forget(X, y, sample_weight)."
 
@@ -100,6 +102,20 @@ def _as_float(name: str, values: ArrayLike) -> Array:
 def _require_real(name: str, dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "fiub":
         raise ValueError(f"{name} has dtype {dtype}: give real numbers.")
+
+
+def check_sums(y: Array, weights: Array | None, weight_before: float) -> None:
+    """Refuse targets and weights whose sums could overflow."""
+    if y.size == 0:
+        return
+    with np.errstate(over="ignore"):
+        weight = weight_before + (len(y) if weights is None else float(weights.sum()))
+        largest = weight * max(float(np.abs(y).max()), 1.0)
+    if not largest < LARGEST_SUM:
+        raise ValueError(
+            f"Sums of sample_weight and of sample_weight * y could reach {largest:.3g} and overflow: divide "
+            "sample_weight, or y, by a large number."
+        )
 
 
 def check_cells(X: Any, cells_per_unit: Array) -> None:

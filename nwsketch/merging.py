@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from nwsketch.hashing import get_family
+from nwsketch.inputs import check_bandwidth
+
 #: What must be equal, in the order in which a difference is looked for.
 SHAPE = ("n_features", "n_outputs", "hashes_per_repetition", "n_repetitions", "n_buckets")
 
@@ -52,18 +55,20 @@ def require_same_parameters(mine: Any, theirs: Any) -> None:
 
     Parameters
     ----------
-    mine, theirs : NadarayaWatsonSketchRegressor
+    mine : NadarayaWatsonSketchRegressor
+    theirs : NadarayaWatsonSketch
     """
-    for name in ("kernel", "hashes_per_repetition", "n_repetitions", "n_buckets"):
-        values = [_name_or_value(getattr(each, name)) for each in (mine, theirs)]
-        require_equal(name, values[0], values[1], "Give both the same value.")
+    remedy = "Give both the same value."
+    require_equal("kernel", get_family(mine.kernel).name, theirs.family.name, remedy)
+    for name in ("hashes_per_repetition", "n_repetitions"):
+        require_equal(name, getattr(mine, name), getattr(theirs, name), remedy)
+    if theirs.plan.rehashed or (mine.n_buckets is not None and mine.n_buckets < theirs.n_buckets):
+        require_equal("n_buckets", mine.n_buckets, theirs.n_buckets, remedy)
     if not isinstance(mine.bandwidth, str):
-        bandwidth = np.broadcast_to(np.asarray(mine.bandwidth, dtype=np.float64), theirs.n_features_in_)
-        require_equal("bandwidth", bandwidth, theirs.bandwidth_, "Give both the same value.")
+        bandwidth = check_bandwidth(mine.bandwidth, theirs.n_features)
+        require_equal("bandwidth", bandwidth, theirs.bandwidth, remedy)
     if isinstance(mine.random_state, Integral):
-        require_equal(
-            "random_state", mine.random_state, theirs.sketch_.random_state, "Give both the same integer."
-        )
+        require_equal("random_state", mine.random_state, theirs.random_state, "Give both the same integer.")
 
 
 def require_same_names(mine: Any, theirs: Any) -> None:
@@ -74,10 +79,6 @@ def require_same_names(mine: Any, theirs: Any) -> None:
             f"Cannot merge: feature names {list(names)} and {list(others)} differ. Fit both on the same "
             "columns in the same order."
         )
-
-
-def _name_or_value(value: Any) -> Any:
-    return getattr(value, "name", value)
 
 
 def _shown(value: Any) -> str:

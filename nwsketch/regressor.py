@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from nwsketch._sklearn import Interval, StrOptions, fit_context
+from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import resolve_bandwidth
 from nwsketch.hashing import HashFamily, get_family
 from nwsketch.merging import require_same_names, require_same_parameters
@@ -29,7 +30,8 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
     Learns in O(n_samples) and predicts in time and memory that do not depend on the number of rows
     learnt; learns from streams, forgets rows and merges with sketches made elsewhere. Predictions
     approach those of :class:`~nwsketch.NadarayaWatsonRegressor` with the same kernel and bandwidth
-    as ``1 / sqrt(n_repetitions)``.
+    as ``1 / sqrt(n_repetitions)``. Parameters that are set on a fitted estimator count from the next
+    :meth:`fit` on.
 
     Parameters
     ----------
@@ -190,7 +192,7 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             As many outputs as before.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            As in :meth:`fit`.
+            As in :meth:`fit`; after the first call they may all be zero.
 
         Returns
         -------
@@ -254,7 +256,8 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         """
         check_is_fitted(other)
         if not self._is_fitted():
-            require_same_parameters(self, other)
+            require_same_parameters(self, other.sketch_)
+            count_threads(self.n_jobs)
             learnt = {name: value for name, value in vars(other).items() if name not in other.get_params()}
             learnt = deepcopy(learnt)
             learnt["sketch_"].answer_by(self.aggregation, self.n_groups, self.empty)
@@ -294,7 +297,7 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Unbiased; may be slightly negative by chance.
+            Unbiased under ``aggregation="mean"``; may be slightly negative by chance.
         """
         check_is_fitted(self)
         return self.sketch_.kernel_sum(validate_queries(self, X), check_input=False)

@@ -11,6 +11,8 @@ Nadaraya-Watson regression. (Daghaghi, Coleman, Geordie & Shrivastava, arXiv:231
 
 from __future__ import annotations
 
+from copy import deepcopy
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +28,7 @@ from nwsketch.inputs import (
     check_cells,
     check_integer,
     check_rows,
+    check_sums,
     check_targets,
     check_weights,
 )
@@ -140,6 +143,7 @@ class NadarayaWatsonSketch:
         self.answer_by(aggregation, n_groups, empty)
         self._backend = get_backend(backend, device, self.plan)
         self._state = self._backend.empty_state(self.n_outputs)
+        self._lock = Lock()
 
     # -- what has been learnt -----------------------------------------------------------------
 
@@ -204,7 +208,9 @@ class NadarayaWatsonSketch:
             If the input is not as described, or a cell's index would overflow.
         """
         X, y, weights = self._rows(X, y, sample_weight, check_input)
-        self._state = self._backend.add(self._state, X, y, weights, self._threads(), progress)
+        with self._lock:
+            check_sums(y, weights, self._state.weight_ever_added)
+            self._state = self._backend.add(self._state, X, y, weights, self._threads(), progress)
         return self
 
     def forget(
@@ -215,7 +221,8 @@ class NadarayaWatsonSketch:
         Parameters
         ----------
         X, y, sample_weight, check_input
-            As in :meth:`update`; the weights are those that the rows were added with.
+            As in :meth:`update`. The weights are those that the rows have by now: as they were added,
+            times the factors of every :meth:`decay` since.
 
         Returns
         -------
@@ -227,15 +234,18 @@ class NadarayaWatsonSketch:
             If a bucket would hold less than nothing: these rows were not added. Nothing changes.
         """
         X, y, weights = self._rows(X, y, sample_weight, check_input)
-        state = self._backend.subtract(self._state, X, y, weights, self._threads())
-        least = float(state.tables[..., -1].min())
-        if least < -tolerated(state) or state.n_rows < 0:
-            raise ValueError(
-                f"Cannot forget rows that were not learnt: a bucket would hold the weight {least:.3g} and "
-                f"the sketch {state.n_rows} rows. Forget rows with the X, y and sample_weight that they "
-                "were added with."
-            )
-        self._state = state
+        with self._lock:
+            state = self._backend.subtract(self._state, X, y, weights, self._threads())
+            least, tolerance = float(state.tables[..., -1].min()), tolerated(state)
+            if least < -tolerance or state.n_rows < 0:
+                raise ValueError(
+                    f"Cannot forget rows that were not learnt: a bucket would hold the weight {least:.3g} "
+                    f"and the sketch {state.n_rows} rows. Forget rows with the X, y and sample_weight that "
+                    "they were added with (the weight times the factors of every decay since)."
+                )
+            if state.n_rows == 0 and state.channel_totals[-1] <= tolerance:
+                state = self._backend.empty_state(self.n_outputs)  # without what rounding left
+            self._state = state
         return self
 
     def merge(self, other: NadarayaWatsonSketch) -> NadarayaWatsonSketch:
@@ -256,8 +266,10 @@ class NadarayaWatsonSketch:
             If the hashes differ; the message says in what.
         """
         require_same_hashes(self, other)
-        mine, theirs = self._state, other._state
-        self._state = State(mine.tables + theirs.tables, mine.totals + theirs.totals)
+        theirs = other._state
+        with self._lock:
+            mine = self._state
+            self._state = State(mine.tables + theirs.tables, mine.totals + theirs.totals)
         return self
 
     def decay(self, factor: float) -> NadarayaWatsonSketch:
@@ -279,9 +291,10 @@ class NadarayaWatsonSketch:
         """
         if not 0 < factor <= 1:
             raise ValueError(f"factor={factor!r} is out of range: give a number within (0, 1].")
-        totals = self._state.totals * factor
-        totals[-1] = self._state.n_rows
-        self._state = State(self._state.tables * factor, totals)
+        with self._lock:
+            totals = self._state.totals * factor
+            totals[-1] = self._state.n_rows
+            self._state = State(self._state.tables * factor, totals)
         return self
 
     # -- answering ----------------------------------------------------------------------------
@@ -334,7 +347,7 @@ class NadarayaWatsonSketch:
         return self._regress(X, None, self._state.channel_totals)
 
     def kernel_sum(self, X: Any, *, check_input: bool = True) -> Array:
-        """Estimate sum_i w_i k(x_i, q) without bias (so it may be negative by chance).
+        """Estimate sum_i w_i k(x_i, q), unbiased under ``"mean"`` (so it may be negative by chance).
 
         Parameters
         ----------
@@ -349,7 +362,7 @@ class NadarayaWatsonSketch:
         return self.channel_sums(X, check_input=check_input)[:, -1]
 
     def channel_sums(self, X: Any, *, check_input: bool = True) -> Array:
-        """Estimate sum_i w_i y_i k(x_i, q) for every output, and sum_i w_i k(x_i, q), without bias.
+        """Estimate sum_i w_i y_i k(x_i, q) for every output, and sum_i w_i k(x_i, q).
 
         Parameters
         ----------
@@ -360,7 +373,7 @@ class NadarayaWatsonSketch:
         Returns
         -------
         ndarray of shape (n_samples, n_outputs + 1), float64
-            The means over all repetitions, or the medians over groups of such means.
+            The means over all repetitions, which are unbiased, or the medians over groups of such means.
         """
         X = self._queries(X, check_input)
         sums, _ = self._backend.sums(self._state, X, self._rules.groups, None, self._threads())
@@ -377,7 +390,7 @@ class NadarayaWatsonSketch:
         Parameters
         ----------
         X, y, sample_weight
-            Rows that were learnt, as they were learnt (see :meth:`update`).
+            Rows that were learnt, with the weights that they have by now (see :meth:`forget`).
         check_input : bool, default=True
             False trusts the input (see :meth:`update`).
 
@@ -431,10 +444,15 @@ class NadarayaWatsonSketch:
         return X
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the backend: it is made anew from the plan."""
-        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
+        """Leave out the backend, which is made anew from the plan, and the lock."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_backend", "_lock")}
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        """Restore, and make the backend anew."""
+        """Restore, and make the backend and the lock anew."""
         self.__dict__.update(attributes)
         self._backend = get_backend(self.backend, self.device, self.plan)
+        self._lock = Lock()
+
+    def __copy__(self) -> NadarayaWatsonSketch:
+        """Copy the tables too: rows are added to them in place."""
+        return deepcopy(self)

@@ -53,9 +53,10 @@ class NaiveSketch:
         return (mean - total / self.plan.n_buckets) / (1 - 1 / self.plan.n_buckets)
 
     def _standard_error(self, values):
-        """Of the debiased mean; nothing to tell it from if nothing is rehashed or there is one value."""
-        if not self.plan.rehashed or len(values) == 1:
+        """Of the debiased mean; nothing if nothing is rehashed."""
+        if not self.plan.rehashed:
             return 0.0
         mean = sum(values) / len(values)
-        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        return sqrt(variance / len(values)) / (1 - 1 / self.plan.n_buckets)
+        variance = sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+        lots = self.total_count / self.plan.n_buckets  # unrelated rows come in such lots at least
+        return max(sqrt(variance), lots) / sqrt(len(values)) / (1 - 1 / self.plan.n_buckets)

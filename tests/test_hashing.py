@@ -432,10 +432,41 @@ def test_every_code_of_a_bounded_family_can_be_kept(kernel):
         assert n_distinct[0] == n_distinct[1] == n_distinct[2] > 1
 
 
-@pytest.mark.parametrize(("n_buckets", "rehashed"), [(63, True), (64, False), (65, False)])
-def test_codes_are_rehashed_only_if_they_do_not_fit(n_buckets, rehashed):
+@pytest.mark.parametrize(
+    ("n_buckets", "kept", "rehashed"), [(63, 63, True), (64, 64, False), (10**6, 64, False)]
+)
+def test_codes_are_rehashed_only_if_they_do_not_fit(n_buckets, kept, rehashed):
     plan = make_plan("angular", n_hashes=6, n_buckets=n_buckets)
-    assert (plan.n_buckets, plan.rehashed) == (n_buckets, rehashed)
+    assert (plan.n_buckets, plan.rehashed) == (kept, rehashed)
+
+
+def test_cells_beyond_what_a_family_promises_are_refused():
+    # Unrehashed, they would write beyond the table.
+    class Wrong(HashFamily):
+        name = "wrong"
+
+        def n_values(self, n_features):
+            return 4
+
+        def draw(self, rng, n_features, n_hashes, bandwidth):
+            return HashParameters("cells", {})
+
+        def cells(self, X, parameters):
+            return np.full((len(X), 3, 1), 5)
+
+    sketch = NadarayaWatsonSketch(1, kernel=Wrong(), n_repetitions=3, n_buckets=4, random_state=0)
+    with pytest.raises(ValueError, match=r"'wrong' returned cells outside \[0, n_values=4\)"):
+        sketch.update([[0.0]], [1.0])
+
+
+def test_angles_do_not_depend_on_the_length_however_huge():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (5, 100))
+    plan = make_plan("angular", 100, n_repetitions=40, n_hashes=2)
+    expected = plan.codes(X)
+    for huge in (X * 1.7e308, csr_array(X * 1.7e308)):
+        np.testing.assert_array_equal(compiled_codes(plan, huge), expected)
+    np.testing.assert_array_equal(plan.codes(X * 1.7e308), expected)
 
 
 @pytest.mark.parametrize("kernel", WITH_BANDWIDTH)

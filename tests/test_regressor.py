@@ -595,3 +595,26 @@ def test_importing_nwsketch_imports_nothing_optional():
     assert "nwsketch" in modules
     # (scikit-learn itself imports pandas where that is installed.)
     assert not {"torch", "tqdm", "matplotlib", "polars"} & set(modules)
+
+
+def test_what_an_unfitted_estimator_is_compared_with_is_the_sketch():
+    # Parameters may have been set anew since the other was fitted.
+    X, y = make_rows()
+    other = make().fit(X, y)
+    wanted = other.n_repetitions // 2
+    other.set_params(n_repetitions=wanted)
+    with pytest.raises(ValueError, match="different hashes: n_repetitions="):
+        make(n_repetitions=wanted).merge(other)
+
+
+def test_an_unfitted_estimator_with_bad_parameters_becomes_nothing():
+    X, y = make_rows()
+    other = make().fit(X, y)
+    for bad, message in (
+        ({"n_jobs": 0}, "n_jobs=0 has no meaning"),
+        ({"bandwidth": [1.0]}, "bandwidth has shape"),
+    ):
+        model = make(**bad)
+        with pytest.raises(ValueError, match=message):
+            model.merge(other)
+        assert not hasattr(model, "sketch_")

@@ -1,5 +1,8 @@
 """NadarayaWatsonSketch against a plain model of itself, and what only the sketch can do."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from naive_sketch import NaiveSketch
@@ -75,6 +78,78 @@ def test_decay_makes_old_rows_count_less():
     np.testing.assert_allclose(sketch.query(X), weighted.query(X), rtol=1e-9)
     assert sketch.n_samples_seen == 200
     assert sketch.total_weight == pytest.approx(1.25 * weights.sum())
+
+
+def test_rows_are_forgotten_with_the_weight_that_decay_left_them():
+    X, y, weights = make_rows(60)
+    sketch = make_sketch().update(X, y, weights).decay(0.5).update(X[:20], y[:20], weights[:20])
+    sketch.forget(X[20:], y[20:], 0.5 * weights[20:])
+    rest = make_sketch().update(X[:20], y[:20], 1.5 * weights[:20])
+    np.testing.assert_allclose(sketch.tables, rest.tables, atol=1e-12)
+
+
+def test_decay_may_go_on_until_nothing_is_left():
+    X, y, weights = make_rows(20)
+    sketch = make_sketch().update(X, y, weights)
+    for _ in range(104):
+        assert np.isfinite(sketch.decay(1e-3).channel_sums(X)).all()
+        sketch.query(X)
+
+
+@pytest.mark.parametrize("weight", [1e-300, 1e300])
+def test_the_unit_of_the_weights_does_not_matter(weight):
+    X, y, _ = make_rows(100)
+    ones = make_sketch().update(X, y).query(X)
+    np.testing.assert_allclose(make_sketch().update(X, y, np.full(100, weight)).query(X), ones, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("target", "weight"), [(1e308, 1.0), (1.0, 1e308), (1e200, 1e200)])
+def test_sums_that_could_overflow_are_refused(target, weight):
+    X, y, weights = make_rows(20)
+    sketch = make_sketch().update(X, y, weights)
+    before = sketch.tables.copy()
+    with pytest.raises(ValueError, match=r"could reach .* and overflow: divide sample_weight, or y"):
+        sketch.update(X, np.full(20, target), np.full(20, weight))
+    assert np.array_equal(sketch.tables, before)
+
+
+def test_what_was_forgotten_whole_leaves_no_scale_behind():
+    X, y, _ = make_rows(20)
+    heavy = np.full(20, 1e14)
+    sketch = make_sketch().update(X, y, heavy).forget(X, y, heavy).update(X, y)
+    assert np.array_equal(sketch.query(X), make_sketch().update(X, y).query(X))
+
+
+@pytest.mark.parametrize("n_repetitions", [1, 2, 3])
+def test_few_repetitions_do_not_explode(n_repetitions):
+    # The spread of one repetition is nothing, and that of two equal ones: the threshold has a floor.
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 40, 200)  # some of the very size of what rehashing adds on average
+    X = np.repeat(rng.uniform(-50, 50, (200, 4)), sizes, axis=0)
+    y = np.repeat(rng.normal(size=200), sizes)
+    far = rng.uniform(1e3, 1e4, (2000, 4))
+    for seed in range(5):
+        sketch = make_sketch(n_repetitions=n_repetitions, n_buckets=512, random_state=seed)
+        answers = sketch.update(X, y).query(far)
+        assert np.nanmax(np.abs(answers), initial=0.0) < 3 * np.abs(y).max()
+
+
+def test_a_shallow_copy_learns_apart():
+    X, y, weights = make_rows(20)
+    sketch = make_sketch().update(X, y, weights)
+    before = sketch.tables.copy()
+    copy.copy(sketch).update(X, y, weights)
+    assert np.array_equal(sketch.tables, before)
+
+
+def test_threads_that_add_rows_at_once_lose_none():
+    X, y, _ = make_rows(2000)
+    sketch = make_sketch(n_jobs=1, n_buckets=2048, n_repetitions=96)
+    with ThreadPoolExecutor(4) as threads:
+        for future in [threads.submit(sketch.update, X, y) for _ in range(100)]:
+            future.result()
+    assert sketch.n_samples_seen == 100 * 2000
+    assert (sketch.tables[..., -1].sum(axis=1) == 100 * 2000).all()
 
 
 @pytest.mark.parametrize("factor", [0.0, -0.5, 1.5, np.nan])

@@ -2,7 +2,7 @@
 
 Backends never import hash families. They are handed a *plan* (see :class:`Plan`), which names
 the arithmetic of its hashes and holds their arrays; arithmetic that a backend has not compiled
-is done by the plan's own :meth:`Plan.cells`.
+is done by the plan's own :meth:`Plan.codes`.
 """
 
 from nwsketch.backends.base import Backend, Plan, State

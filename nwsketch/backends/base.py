@@ -15,7 +15,11 @@ Progress = Callable[[int], object]
 
 
 class State(NamedTuple):
-    """All that a sketch has learnt. Replaced as a whole, so that it is complete at any time.
+    """All that a sketch has learnt.
+
+    Large batches, merges and the like replace it as a whole; a small batch is written into it by one
+    compiled call. So no error or signal leaves it incomplete; but a thread that reads while another
+    adds a small batch may see a part of that batch.
 
     Attributes
     ----------
@@ -42,7 +46,7 @@ class State(NamedTuple):
     @property
     def unit(self) -> float:
         """A power of two that brings counts to the order of 1, so that their squares stay in range."""
-        return 2.0 ** -math.frexp(self.weight_ever_added)[1]
+        return math.ldexp(1.0, min(-math.frexp(self.weight_ever_added)[1], 1000))
 
     @property
     def channel_totals(self) -> Array:

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from nwsketch.hashing.base import HashFamily, HashParameters, register
 from nwsketch.hashing.p_stable import sequential_projections
 
+#: Rows with a value beyond this are shrunk before they are projected, which changes no sign.
+HUGE, SHRINK = 2.0**900, 2.0**-200
+
 
 @register
 class Angular(HashFamily):
@@ -38,6 +41,8 @@ class Angular(HashFamily):
 
     def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:
         """Return ``x @ directions[:, h] >= 0`` as 0 or 1."""
+        largest = np.abs(X).max(axis=1, initial=0.0, keepdims=True)
+        X = X * np.where(largest > HUGE, SHRINK, 1.0)  # as float64: sums must not overflow
         projections = sequential_projections(X, parameters.arrays["directions"])
         return (projections >= 0).astype(np.int64)[:, :, np.newaxis]
 

@@ -47,6 +47,7 @@ class HashPlan:
     multipliers : ndarray of shape (cells_per_hash, n_repetitions * hashes_per_repetition), uint64
     shifts : ndarray of shape (n_repetitions,), uint64
     n_buckets : int
+        Width of the tables: as asked for, or the number of codes if there are fewer.
     rehashed : bool
         Whether different codes may share a bucket.
 
@@ -92,8 +93,9 @@ class HashPlan:
                     "n_buckets as an integer."
                 )
             n_buckets = n_codes
-        self.n_buckets = n_buckets
         self.rehashed = n_codes is None or n_codes > n_buckets
+        self.n_buckets = n_buckets if self.rehashed else int(n_codes or 1)
+        self._n_values = n_values
         shape = (self.parameters.cells_per_hash, n_hashes)
         if self.rehashed:
             self.multipliers = rng.integers(0, 2**64, shape, dtype=np.uint64)
@@ -144,6 +146,11 @@ class HashPlan:
             joined = by_repetition.sum(axis=2, dtype=np.uint64) + self.shifts
         if self.rehashed:
             joined = ((joined >> np.uint64(32)) * np.uint64(self.n_buckets)) >> np.uint64(32)
+        elif joined.size and joined.max() >= self.n_buckets:
+            raise ValueError(
+                f"The hash family {self.family.name!r} returned cells outside "
+                f"[0, n_values={self._n_values}): mend its cells, or its n_values."
+            )
         return np.ascontiguousarray(joined.T.astype(np.uint32))
 
     def fingerprint(self) -> str:

@@ -33,7 +33,8 @@ class RandomBinning(HashFamily):
     ) -> HashParameters:
         """Draw one grid per feature and hash: widths Gamma(2, h_j), uniform offsets."""
         shape = (n_features, n_hashes)
-        widths = rng.gamma(2.0, 1.0, shape) * bandwidth[:, np.newaxis]
+        with np.errstate(over="ignore"):  # a width beyond all numbers has one cell
+            widths = rng.gamma(2.0, 1.0, shape) * bandwidth[:, np.newaxis]
         # A generator may return 0.0 (with probability of about 1e-32): keep the scale finite.
         scales = 1.0 / np.maximum(widths, 1e-300)
         arrays = {"scales": scales, "offsets": rng.random(shape)}

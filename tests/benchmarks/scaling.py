@@ -1,9 +1,11 @@
 """Time and memory as the number of rows grows: the sketch beside the exact estimator and KernelRidge.
 
 Rows of 8 features are generated in chunks and streamed through ``partial_fit``; only learning is timed.
-Predictions are for 20,000 fixed queries by the sketch, 500 by the others: medians of 5 calls after a
-first that is not counted. "model MB" is what the fitted model keeps; "peak MB" is the largest resident
-size of the process up to then, libraries (some 200 MB), the chunk of rows and compiled code included.
+Predictions are for 20,000 fixed queries by the sketch, 500 by the others: medians of 7 calls, the models of
+one kind in turn; "/ largest" is the ratio to the model of the most rows.
+"model MB"
+is what the fitted model keeps; "peak MB" is the largest resident size of the process after the fit: libraries
+(some 300 MB), a chunk of rows and the sketches of the smaller sizes included.
 
     python tests/benchmarks/scaling.py            # 10^4 to 10^7 rows, some minutes
     python tests/benchmarks/scaling.py --smoke    # 10^3 and 10^4 rows, seconds
@@ -25,7 +27,8 @@ N_THREADS = 2
 N_FEATURES = 8
 CHUNK = 500_000
 MOST_ROWS = {"KernelRidge": 10_000, "exact NW": 1_000_000}
-LINE = "{:12s} {:>12s} {:>10s} {:>12s} {:>12s} {:>16s} {:>10s} {:>9s}"
+N_RUNS = 7
+LINE = "{:12s} {:>12s} {:>10s} {:>12s} {:>16s} {:>10s} {:>9s} {:>9s}"
 
 
 def chunks(n_rows):
@@ -42,35 +45,37 @@ def seconds(function):
     return time.perf_counter() - start
 
 
-def time_predict(model, n_queries):
-    """Return seconds per query."""
-    queries = np.random.default_rng(1).standard_normal((n_queries, N_FEATURES))
-    model.predict(queries)
-    return statistics.median(seconds(lambda: model.predict(queries)) for _ in range(5)) / n_queries
-
-
-def megabytes(*arrays):
-    return sum(array.nbytes for array in arrays) / 1e6
-
-
-def measure_sketch(n_rows):
+def fit_sketch(n_rows):
     model = NadarayaWatsonSketchRegressor(bandwidth=2.0, n_jobs=N_THREADS, random_state=0)
     fit = sum(seconds(lambda X=X, y=y: model.partial_fit(X, y)) for X, y in chunks(n_rows))
-    return fit, time_predict(model, 20_000), model.sketch_.nbytes / 1e6
+    return model, fit, model.sketch_.nbytes
 
 
-def measure_exact(n_rows):
+def fit_whole(model, n_rows, kept):
+    """Fit a model that wants all rows at once; ``kept`` names the arrays that it keeps."""
     X, y = (np.concatenate(parts) for parts in zip(*chunks(n_rows), strict=True))
+    fit = seconds(lambda: model.fit(X, y))
+    return model, fit, sum(getattr(model, name).nbytes for name in kept)
+
+
+def fit_exact(n_rows):
     model = NadarayaWatsonRegressor(bandwidth=2.0, n_jobs=N_THREADS)
-    fit = seconds(lambda: model.fit(X, y))
-    return fit, time_predict(model, 500), megabytes(model.X_, model.y_, model.sample_weight_)
+    return fit_whole(model, n_rows, ("X_", "y_", "sample_weight_"))
 
 
-def measure_ridge(n_rows):
-    X, y = (np.concatenate(parts) for parts in zip(*chunks(n_rows), strict=True))
-    model = KernelRidge(kernel="laplacian", gamma=0.5)
-    fit = seconds(lambda: model.fit(X, y))
-    return fit, time_predict(model, 500), megabytes(model.X_fit_, model.dual_coef_)
+def fit_ridge(n_rows):
+    return fit_whole(KernelRidge(kernel="laplacian", gamma=0.5), n_rows, ("X_fit_", "dual_coef_"))
+
+
+def time_predict(models, n_queries):
+    """Return microseconds per query of every model: medians of calls in turn, each after an untimed one."""
+    queries = np.random.default_rng(1).standard_normal((n_queries, N_FEATURES))
+    times = [[] for _ in models]
+    for _ in range(N_RUNS):
+        for model, measured in zip(models, times, strict=True):
+            model.predict(queries)
+            measured.append(seconds(lambda model=model: model.predict(queries)))
+    return [statistics.median(measured) / n_queries * 1e6 for measured in times]
 
 
 def peak_megabytes():
@@ -82,29 +87,37 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
     sizes = (10**3, 10**4) if parser.parse_args().smoke else (10**4, 10**5, 10**6, 10**7)
-    measures = {"sketch": measure_sketch, "exact NW": measure_exact, "KernelRidge": measure_ridge}
+    arms = {
+        "sketch": (fit_sketch, 20_000),
+        "exact NW": (fit_exact, 500),
+        "KernelRidge": (fit_ridge, 500),
+    }
     print(f"{N_THREADS} threads, {N_FEATURES} features")
-    header = ("", "rows", "fit s", "fit us/row", "/ first", "predict us/row", "/ first", "model MB")
-    print(LINE.format(*header), "  peak MB")
+    header = ("", "rows", "fit s", "fit us/row", "predict us/row", "/ largest", "model MB", "peak MB")
+    print(LINE.format(*header))
     with threadpool_limits(N_THREADS, user_api="blas"):
-        for name, measure in measures.items():
-            measure(100)  # compile
-            first = None
-            for n_rows in sizes:
-                if n_rows > MOST_ROWS.get(name, n_rows):
-                    continue
-                fit, predict, model_megabytes = measure(n_rows)
-                first = first or (fit / n_rows, predict)
+        for name, (fit_model, n_queries) in arms.items():
+            time_predict([fit_model(100)[0]], 10)  # compile
+            rows = [n_rows for n_rows in sizes if n_rows <= MOST_ROWS.get(name, n_rows)]
+            models, fits, n_bytes, peaks = [], [], [], []
+            for n_rows in rows:
+                model, fit, size = fit_model(n_rows)
+                models.append(model)
+                fits.append(fit)
+                n_bytes.append(size)
+                peaks.append(peak_megabytes())
+            predicts = time_predict(models, n_queries)
+            for n_rows, fit, predict, size, peak in zip(rows, fits, predicts, n_bytes, peaks, strict=True):
                 numbers = (
                     f"{n_rows:,}",
                     f"{fit:.3f}",
                     f"{fit / n_rows * 1e6:.3f}",
-                    f"{fit / n_rows / first[0]:.2f}",
-                    f"{predict * 1e6:.2f}",
-                    f"{predict / first[1]:.2f}",
-                    f"{model_megabytes:.1f}",
+                    f"{predict:.2f}",
+                    f"{predict / predicts[-1]:.2f}",
+                    f"{size / 1e6:.1f}",
+                    f"{peak:.0f}",
                 )
-                print(LINE.format(name, *numbers), f"{peak_megabytes():9.0f}", flush=True)
+                print(LINE.format(name, *numbers), flush=True)
 
 
 if __name__ == "__main__":

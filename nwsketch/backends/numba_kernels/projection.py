@@ -28,6 +28,8 @@ GROUP = 16
 SMALLEST_NORM = 1e-25
 #: Rounding of an offset to float32 and of its sum with a projection below 1 (four units).
 OFFSET_ERROR = np.float32(2.0**-22)
+#: Values beyond HUGE shrink a row before its signs are taken (as in nwsketch.hashing.angular).
+HUGE, SHRINK = 2.0**900, 2.0**-200
 #: Fused multiply-add is covered by the error bound; no other liberty is taken.
 PRODUCT_MATH = {"contract"}
 
@@ -80,11 +82,19 @@ def _project(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _exact_projection(row, directions, h):
+def _exact_projection(row, shrink, directions, h):
     total = 0.0
     for j in range(row.size):
-        total += np.float64(row[j]) * directions[j, h]
+        total += np.float64(row[j]) * shrink * directions[j, h]
     return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _shrink(row):  # the power of two that keeps sums over the row from overflowing: mostly 1
+    for x in row:
+        if abs(np.float64(x)) > HUGE:
+            return SHRINK
+    return 1.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -105,9 +115,9 @@ def _add_signs(p, multiplier, joined, margins):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _exact_sign_code(row, directions, multipliers, shift, first_hash, last_hash):
-    code = shift
+    code, shrink = shift, _shrink(row)
     for h in range(first_hash, last_hash):
-        if _exact_projection(row, directions, h) >= 0:
+        if _exact_projection(row, shrink, directions, h) >= 0:
             code += multipliers[0, h]
     return code
 
@@ -181,7 +191,7 @@ def _add_floors(p, norms, offset, error, multiplier, joined, margins):
 def _exact_floor_code(row, directions, offsets, multipliers, shift, first_hash, last_hash):
     code = shift
     for h in range(first_hash, last_hash):
-        cell = math.floor(_exact_projection(row, directions, h) + offsets[h])
+        cell = math.floor(_exact_projection(row, 1.0, directions, h) + offsets[h])
         code += np.uint64(np.int64(cell)) * multipliers[0, h]
     return code
 
@@ -259,8 +269,9 @@ def sparse_projection_codes(
     projections = np.empty(end - begin)
     for i in range(indptr.size - 1):
         projections[:] = 0.0
+        shrink = _shrink(data[indptr[i] : indptr[i + 1]]) if signs else 1.0
         for position in range(indptr[i], indptr[i + 1]):
-            j, x = indices[position], data[position]
+            j, x = indices[position], data[position] * shrink
             for h in range(begin, end):
                 projections[h - begin] += x * directions[j, h]
         for repetition in range(first, last):
