@@ -141,11 +141,17 @@ def test_any_split_gives_the_same_bits(kernel):
     X, y, weights = make_rows(400)
     whole = make_sketch(kernel, n_jobs=1).update(X, y, weights)
 
-    @given(cuts=st.lists(st.integers(0, 400), max_size=6), n_jobs=st.sampled_from([1, 2, 3]))
-    def check(cuts, n_jobs):
+    layouts = [np.ascontiguousarray, np.asfortranarray, lambda X: np.repeat(X, 2, axis=1)[:, ::2], csr_array]
+
+    @given(
+        cuts=st.lists(st.integers(0, 400), max_size=6),
+        n_jobs=st.sampled_from([1, 2, 3]),
+        layout=st.sampled_from(layouts),
+    )
+    def check(cuts, n_jobs, layout):
         parts = make_sketch(kernel, n_jobs=n_jobs)
         for rows in np.split(np.arange(400), sorted(cuts)):
-            parts.update(X[rows], y[rows], weights[rows])
+            parts.update(layout(X[rows]), y[rows], weights[rows])
         assert_equal_bits(whole, parts)
 
     check()
