@@ -180,7 +180,7 @@ def show_progress(text):
 def print_row(row):
     show_progress("")
     formats = {int: "{:,}", float: "{:.3f}", str: "{}"}
-    print(LINE.format(*(formats[type(value)].format(value) for value in row.values())), flush=True)
+    print(LINE.format(*(formats[type(value)].format(value) for value in row.values())).rstrip(), flush=True)
 
 
 def compile_kernels(n_threads):

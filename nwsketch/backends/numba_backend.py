@@ -76,10 +76,10 @@ class NumbaBackend:
 
     def codes(self, X: Any, n_threads: int) -> Codes:
         """Return the bucket of every row in every repetition: (n_repetitions, n_samples)."""
-        codes = np.empty((self._plan.n_repetitions, X.shape[0]), dtype=np.uint32)
-        for rows in self._blocks(X):
-            codes[:, rows] = self._block_codes(X[rows], n_threads)
-        return codes
+        blocks = [self._block_codes(X[rows], n_threads) for rows in self._blocks(X)]
+        if len(blocks) == 1:
+            return blocks[0]
+        return np.hstack([np.empty((self._plan.n_repetitions, 0), dtype=np.uint32), *blocks])
 
     def add(
         self,

@@ -1,10 +1,10 @@
 """Adding rows to the tables and reading them back.
 
 Repetitions are the outer loop: one repetition's table stays in the second-level cache while a
-block of rows passes. It is streamed in first (see :func:`warm`), which is 2 to 4 times faster
-than fetching its lines one by one as rows happen to need them: 1.4 to 1.9 ns per cell instead of 4
-to 7 at 32,768 buckets and as many rows. One target is spelt out: an inner loop over two channels
-costs as much again.
+block of rows passes. It is streamed in first (see :func:`warm`), which is faster than fetching its
+lines one by one as rows happen to need them: 2 to 3 ns per cell instead of 7 to 9 at 32,768 buckets
+and as many rows (tests/benchmarks/kernels.py). One target is spelt out, without an inner loop over
+the channels.
 
 Within a cell rows are added in row order, so tables do not depend on how rows were cut into blocks
 or shared among threads.
