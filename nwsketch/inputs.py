@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from typing import Any
 
@@ -24,6 +25,18 @@ def check_integer(name: str, value: object, least: int) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r} is out of range: give an integer of at least {least}.")
     return int(value)
+
+
+def check_table_size(shape: tuple[int, int, int], most_bytes: int) -> None:
+    """Refuse tables of ``shape`` (repetitions, buckets, channels) over the memory limit."""
+    n_bytes = 8 * math.prod(shape)
+    if n_bytes > most_bytes:
+        raise ValueError(
+            f"The tables would take {n_bytes / 2**30:.3g} GiB (n_repetitions={shape[0]} x "
+            f"n_buckets={shape[1]} x {shape[2]} channels x 8 bytes), over the limit of "
+            f"{most_bytes / 2**30:.3g} GiB: choose fewer buckets or repetitions, or raise "
+            "nwsketch.sketch.MAX_TABLE_BYTES."
+        )
 
 
 def check_bandwidth(bandwidth: float | ArrayLike, n_features: int) -> Array:

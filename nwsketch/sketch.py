@@ -29,6 +29,7 @@ from nwsketch.inputs import (
     check_integer,
     check_rows,
     check_sums,
+    check_table_size,
     check_targets,
     check_weights,
 )
@@ -121,7 +122,7 @@ class NadarayaWatsonSketch:
         self.n_repetitions = check_integer("n_repetitions", n_repetitions, 1)
         if n_buckets is not None:
             check_integer("n_buckets", n_buckets, 2)
-            self._check_memory(n_buckets)
+            check_table_size((self.n_repetitions, n_buckets, self.n_outputs + 1), MAX_TABLE_BYTES)
         self.bandwidth = check_bandwidth(bandwidth, self.n_features)
         self.backend = backend
         self.device = device
@@ -139,7 +140,7 @@ class NadarayaWatsonSketch:
             seed=self.random_state,
         )
         self.n_buckets = self.plan.n_buckets
-        self._check_memory(self.n_buckets)
+        check_table_size((self.n_repetitions, self.n_buckets, self.n_outputs + 1), MAX_TABLE_BYTES)
         self.answer_by(aggregation, n_groups, empty)
         self._backend = get_backend(backend, device, self.plan)
         self._state = self._backend.empty_state(self.n_outputs)
@@ -413,16 +414,6 @@ class NadarayaWatsonSketch:
 
     def _threads(self) -> int:
         return count_threads(self.n_jobs)
-
-    def _check_memory(self, n_buckets: int) -> None:
-        n_bytes = 8 * self.n_repetitions * n_buckets * (self.n_outputs + 1)
-        if n_bytes > MAX_TABLE_BYTES:
-            raise ValueError(
-                f"The tables would take {n_bytes / 2**30:.3g} GiB (n_repetitions={self.n_repetitions} x "
-                f"n_buckets={n_buckets} x {self.n_outputs + 1} channels x 8 bytes), over the limit of "
-                f"{MAX_TABLE_BYTES / 2**30:.3g} GiB: choose fewer buckets or repetitions, or raise "
-                "nwsketch.sketch.MAX_TABLE_BYTES."
-            )
 
     def _rows(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None, check_input: bool

@@ -3,9 +3,9 @@
 A cell is defined by the float64 projection whose features are added from first to last. The
 float32 product differs from it by at most (n_features + 4) 2^-23 ||x|| ||direction|| (twice the
 usual bound for sums in any order, with or without fused multiply-add; it also covers the
-conversion of both factors to float32 and the float64 sum's own error). Only projections within
-that bound of an edge, a few in a million, are computed again in float64. So
-a row's cells are exact, whatever the batch and the threads.
+conversion of both factors to float32 and the float64 sum's own error). The few projections that lie
+within that bound of an edge are computed again in float64. So a row's cells are exact, whatever the
+batch and the threads.
 
 Products are made for a tile of rows (transposed, in the first-level cache) and sixteen directions
 at a time, and turned into cells before the next: nothing but codes goes to memory. Cells included,
