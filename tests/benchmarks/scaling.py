@@ -2,10 +2,9 @@
 
 Rows of 8 features are generated in chunks and streamed through ``partial_fit``; only learning is timed.
 Predictions are for 20,000 fixed queries by the sketch, 500 by the others: medians of 7 calls, the models of
-one kind in turn; "/ largest" is the ratio to the model of the most rows.
-"model MB"
-is what the fitted model keeps; "peak MB" is the largest resident size of the process after the fit: libraries
-(some 300 MB), a chunk of rows and the sketches of the smaller sizes included.
+one kind in turn; "/ largest" is the ratio to the model of the most rows. "model MB" is what the fitted model
+keeps; "peak MB" is the largest resident size of the process after the fit: libraries (some 300 MB), a chunk
+of rows and the sketches of the smaller sizes included.
 
     python tests/benchmarks/scaling.py            # 10^4 to 10^7 rows, some minutes
     python tests/benchmarks/scaling.py --smoke    # 10^3 and 10^4 rows, seconds
