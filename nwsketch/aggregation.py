@@ -91,7 +91,7 @@ class Rules:
         return fill_empty(median_over_groups(by_group), totals, self.empty, tolerance)
 
     def kernel_sums(self, sums: Array, totals: Array) -> Array:
-        """Return unbiased kernel sums of all channels: (n_samples, n_outputs + 1)."""
+        """Return kernel sums of all channels, unbiased under ``"mean"``: (n_samples, n_outputs + 1)."""
         means = sums / (self.n_repetitions // self.groups)
         if self.n_buckets is not None:
             unrelated = (totals / self.n_buckets)[..., np.newaxis, :]

@@ -440,8 +440,10 @@ def test_codes_are_rehashed_only_if_they_do_not_fit(n_buckets, kept, rehashed):
     assert (plan.n_buckets, plan.rehashed) == (kept, rehashed)
 
 
-def test_cells_beyond_what_a_family_promises_are_refused():
-    # Unrehashed, they would write beyond the table.
+@pytest.mark.parametrize("cell", [-1, 4, 5])
+@pytest.mark.parametrize("n_hashes", [1, 2])
+def test_cells_beyond_what_a_family_promises_are_refused(cell, n_hashes):
+    # Unrehashed, they would write beyond the table, or into the bucket of another code.
     class Wrong(HashFamily):
         name = "wrong"
 
@@ -452,11 +454,21 @@ def test_cells_beyond_what_a_family_promises_are_refused():
             return HashParameters("cells", {})
 
         def cells(self, X, parameters):
-            return np.full((len(X), 3, 1), 5)
+            return np.full((len(X), 3 * n_hashes, 1), [[cell], *[[0]] * (3 * n_hashes - 1)])
 
-    sketch = NadarayaWatsonSketch(1, kernel=Wrong(), n_repetitions=3, n_buckets=4, random_state=0)
+    shape = {"n_repetitions": 3, "hashes_per_repetition": n_hashes, "n_buckets": None}
+    sketch = NadarayaWatsonSketch(1, kernel=Wrong(), random_state=0, **shape)
     with pytest.raises(ValueError, match=r"'wrong' returned cells outside \[0, n_values=4\)"):
         sketch.update([[0.0]], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "promised"), [("angular", 1), ("jaccard", 3), ("laplacian", 9), ("l2", 9)]
+)
+def test_a_form_that_yields_more_than_a_family_promises_is_refused(kernel, promised):
+    family = type("Wrong", (type(get_family(kernel)),), {"n_values": lambda self, n_features: promised})()
+    with pytest.raises(ValueError, match=f"promises n_values={promised}, but its form"):
+        NadarayaWatsonSketch(5, kernel=family, random_state=0)
 
 
 def test_angles_do_not_depend_on_the_length_however_huge():

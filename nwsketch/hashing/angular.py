@@ -41,8 +41,9 @@ class Angular(HashFamily):
 
     def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:
         """Return ``x @ directions[:, h] >= 0`` as 0 or 1."""
+        X = X.astype(np.float64)
         largest = np.abs(X).max(axis=1, initial=0.0, keepdims=True)
-        X = X * np.where(largest > HUGE, SHRINK, 1.0)  # as float64: sums must not overflow
+        X *= np.where(largest > HUGE, SHRINK, 1.0)  # or sums might overflow
         projections = sequential_projections(X, parameters.arrays["directions"])
         return (projections >= 0).astype(np.int64)[:, :, np.newaxis]
 

@@ -54,7 +54,8 @@ class HashPlan:
     Raises
     ------
     ValueError
-        If ``n_buckets`` is None and the family's codes are unbounded, or too many to be numbered.
+        If ``n_buckets`` is None and the family's codes are unbounded, or too many to be numbered; if the
+        family promises fewer values than its form yields.
     """
 
     def __init__(
@@ -79,6 +80,12 @@ class HashPlan:
 
         n_cells = self.parameters.cells_per_hash * hashes_per_repetition
         n_values = family.n_values(n_features)
+        least = {"grid": np.inf, "floor_projection": np.inf, "sign_projection": 2, "minhash": n_features + 1}
+        if n_values is not None and n_values < least.get(self.form, 1):
+            raise ValueError(
+                f"The hash family {family.name!r} promises n_values={n_values}, but its form {self.form!r} "
+                f"yields up to {least[self.form]}: mend its n_values."
+            )
         n_codes = None if n_values is None else n_values**n_cells
         if n_buckets is None:
             if n_codes is None:
@@ -95,7 +102,7 @@ class HashPlan:
             n_buckets = n_codes
         self.rehashed = n_codes is None or n_codes > n_buckets
         self.n_buckets = n_buckets if self.rehashed else int(n_codes or 1)
-        self._n_values = n_values
+        self._n_values = n_values or 0  # 0 is not read: unbounded cells are rehashed
         shape = (self.parameters.cells_per_hash, n_hashes)
         if self.rehashed:
             self.multipliers = rng.integers(0, 2**64, shape, dtype=np.uint64)
@@ -140,17 +147,18 @@ class HashPlan:
         -------
         ndarray of shape (n_repetitions, n_samples), uint32
         """
-        with np.errstate(over="ignore"):
-            terms = self.cells(X).astype(np.uint64) * self.multipliers.T
-            by_repetition = terms.reshape(X.shape[0], self.n_repetitions, -1)
-            joined = by_repetition.sum(axis=2, dtype=np.uint64) + self.shifts
-        if self.rehashed:
-            joined = ((joined >> np.uint64(32)) * np.uint64(self.n_buckets)) >> np.uint64(32)
-        elif joined.size and joined.max() >= self.n_buckets:
+        cells = self.cells(X)
+        if not self.rehashed and cells.size and (cells.min() < 0 or cells.max() >= self._n_values):
             raise ValueError(
                 f"The hash family {self.family.name!r} returned cells outside "
                 f"[0, n_values={self._n_values}): mend its cells, or its n_values."
             )
+        with np.errstate(over="ignore"):
+            terms = cells.astype(np.uint64) * self.multipliers.T
+            by_repetition = terms.reshape(X.shape[0], self.n_repetitions, -1)
+            joined = by_repetition.sum(axis=2, dtype=np.uint64) + self.shifts
+        if self.rehashed:
+            joined = ((joined >> np.uint64(32)) * np.uint64(self.n_buckets)) >> np.uint64(32)
         return np.ascontiguousarray(joined.T.astype(np.uint32))
 
     def fingerprint(self) -> str:
