@@ -90,6 +90,33 @@ class Rules:
         )
         return fill_empty(median_over_groups(by_group), totals, self.empty, tolerance)
 
+    def standard_errors(self, sums: Array, state: State) -> Array:
+        """Return the standard errors of ratios of means, by the spread of groups of repetitions.
+
+        A ratio S / C differs from the true m by the mean of (S_r - m C_r) / C, to first order.
+
+        Parameters
+        ----------
+        sums : ndarray of shape (n_samples, n_groups, n_outputs + 1)
+            Sums over the repetitions of every group.
+        state : State
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs)
+            0 where nothing supports an answer, NaN for a single group.
+        """
+        n_groups = sums.shape[1]
+        if n_groups == 1:
+            return np.full((sums.shape[0], sums.shape[2] - 1), np.nan)
+        means = sums * (n_groups / self.n_repetitions)
+        if self.n_buckets is not None:
+            means = means - state.channel_totals / self.n_buckets
+        overall = means.mean(axis=1, keepdims=True)
+        counts = np.where(overall[..., -1:] > tolerated(state), overall[..., -1:], np.inf)
+        gaps = means[..., :-1] - overall[..., :-1] / counts * means[..., -1:]
+        return np.asarray((gaps / counts).std(axis=1, ddof=1) / np.sqrt(n_groups))
+
     def kernel_sums(self, sums: Array, totals: Array) -> Array:
         """Return kernel sums of all channels, unbiased under ``"mean"``: (n_samples, n_outputs + 1)."""
         means = sums / (self.n_repetitions // self.groups)
@@ -97,6 +124,11 @@ class Rules:
             unrelated = (totals / self.n_buckets)[..., np.newaxis, :]
             means = (means - unrelated) / (1.0 - 1.0 / self.n_buckets)
         return median_over_groups(means)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """Return the largest divisor of ``number`` that is not above ``most``."""
+    return max(divisor for divisor in range(1, most + 1) if number % divisor == 0)
 
 
 def tolerated(state: State) -> float:

@@ -96,6 +96,25 @@ def scale_bandwidth(
     return factor * np.where(varies, deviations * largest, 1.0)
 
 
+def weighted_deviations(
+    y: NDArray[np.float64], sample_weight: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return the weighted standard deviation of every column.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples, n_outputs)
+    sample_weight : ndarray of shape (n_samples,) or None
+
+    Returns
+    -------
+    ndarray of shape (n_outputs,)
+    """
+    weights = np.ones(len(y)) if sample_weight is None else sample_weight
+    largest, deviations = _dense_moments(y, weights / weights.sum())
+    return np.asarray(largest * deviations)
+
+
 def _dense_moments(X: NDArray[Any], shares: NDArray[np.float64]) -> Moments:
     """Return the largest magnitude of every feature, and its deviation in units of that."""
     largest = np.maximum(X.max(axis=0), -X.min(axis=0)).astype(np.float64)

@@ -81,5 +81,17 @@ def require_same_names(mine: Any, theirs: Any) -> None:
         )
 
 
+def require_same_trend(mine: Any, theirs: Any) -> None:
+    """Raise ValueError if two fitted regressors subtract different trends (None: none at all)."""
+    same = (mine is None) == (theirs is None) and all(map(np.array_equal, mine or (), theirs or ()))
+    if not same:
+        raise ValueError(
+            "Cannot merge: each part has a trend of its own, found by its own first rows, and sketches of "
+            "what different trends leave over do not add up. Start every part as a copy (copy.deepcopy) of "
+            "one estimator fitted with the trend, forget its rows in all but one, and go on with "
+            "partial_fit; or use trend=None."
+        )
+
+
 def _shown(value: Any) -> str:
     return np.array2string(value, precision=4, threshold=6) if isinstance(value, np.ndarray) else repr(value)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,11 +16,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from nwsketch._sklearn import Interval, StrOptions, fit_context
 from nwsketch.backends.threads import count_threads
-from nwsketch.bandwidth import resolve_bandwidth
+from nwsketch.bandwidth import resolve_bandwidth, weighted_deviations
+from nwsketch.bandwidth_search import loo_score, search_bandwidth
+from nwsketch.correction import Rounds, choose_rounds, require_additive
 from nwsketch.hashing import HashFamily, get_family
-from nwsketch.merging import require_same_names, require_same_parameters
+from nwsketch.merging import require_same_names, require_same_parameters, require_same_trend
 from nwsketch.progress import progress_bar
 from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
+from nwsketch.trend import fit_trend
+from nwsketch.uncertainty import Uncertainty, tell_apart
 from nwsketch.validation import validate_queries, validate_rows
 
 
@@ -38,11 +42,24 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
     kernel : {"laplacian", "l2", "l1", "angular", "jaccard"} or HashFamily, default="laplacian"
         The kernel, by its hash family; or the name or an instance of a family of your own
         (:mod:`nwsketch.hashing`).
-    bandwidth : "scale", float or array-like of shape (n_features,), default="scale"
+    bandwidth : {"scale", "loo", "loo_per_feature"}, float or array-like of shape (n_features,), \
+default="scale"
         Widths that the features are divided by. ``"scale"`` derives them from the standard
-        deviations of the features (see :func:`~nwsketch.bandwidth.scale_bandwidth`); on a stream the
-        first batch decides. "angular" and "jaccard" have none: ``"scale"`` is ignored and a number
-        raises.
+        deviations of the features alone (see :func:`~nwsketch.bandwidth.scale_bandwidth`). ``"loo"``
+        multiplies these by the one number that does best on rows left out. ``"loo_per_feature"`` learns the
+        proportions between the features too, and mostly predicts far better. On a stream the first
+        batch decides. "angular" and "jaccard" have none: these three are ignored and a number raises.
+    bias_correction : int, "auto" or None, default=None
+        Rounds of a correction that turns the smoother into ridge regression with the sketch's kernel
+        (see :mod:`nwsketch.correction`): size and time to predict stay, the error falls, often by half.
+        ``"auto"`` chooses the number on held-out rows. Needs all rows in one call of :meth:`fit`, and
+        ``aggregation="mean"``.
+    trend : {"linear"} or None, default=None
+        ``"linear"`` learns what a linear regression leaves over. Its coefficients are those of the first
+        batch of a stream.
+    uncertainty : bool, default=False
+        Whether to learn the spread of the targets too, for ``predict(X, return_std=True)``: one more sum
+        per bucket and output.
     hashes_per_repetition : int, default=1
         Elementary hashes joined into one code: the kernel is raised to this power.
     n_repetitions : int, default=1024
@@ -75,6 +92,16 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         What has been learnt.
     bandwidth_ : ndarray of shape (n_features_in_,) or None
         The bandwidths in use; None for kernels without.
+    bandwidth_path_ : BandwidthPath
+        What ``"loo"`` or ``"loo_per_feature"`` tried: bandwidths, scores, descent.
+    loo_score_ : float
+        After ``"loo"`` or ``"loo_per_feature"``: R2 of rows left out, the mean over the outputs. Without
+        bias correction it is the sketch's exact leave-one-out score (of at most 3,000 rows); with it the
+        best score of the search on held-out rows, as leaving out by subtraction is not possible then.
+    n_rounds_ : int or None
+        Rounds of the bias correction.
+    trend_ : LinearTrend or None
+        The trend's coefficients.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -105,7 +132,14 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "kernel": [str, HashFamily],
-        "bandwidth": [StrOptions({"scale"}), Interval(Real, 0, None, closed="neither"), "array-like"],
+        "bandwidth": [
+            StrOptions({"scale", "loo", "loo_per_feature"}),
+            Interval(Real, 0, None, closed="neither"),
+            "array-like",
+        ],
+        "bias_correction": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left"), None],
+        "trend": [StrOptions({"linear"}), None],
+        "uncertainty": ["boolean"],
         "hashes_per_repetition": [Interval(Integral, 1, None, closed="left")],
         "n_repetitions": [Interval(Integral, 1, None, closed="left")],
         "n_buckets": [Interval(Integral, 2, None, closed="left"), None],
@@ -123,7 +157,10 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         self,
         *,
         kernel: str | HashFamily = "laplacian",
-        bandwidth: Literal["scale"] | float | ArrayLike = "scale",
+        bandwidth: Literal["scale", "loo", "loo_per_feature"] | float | ArrayLike = "scale",
+        bias_correction: int | Literal["auto"] | None = None,
+        trend: Literal["linear"] | None = None,
+        uncertainty: bool = False,
         hashes_per_repetition: int = 1,
         n_repetitions: int = N_REPETITIONS,
         n_buckets: int | None = N_BUCKETS,
@@ -138,6 +175,9 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
     ) -> None:
         self.kernel = kernel
         self.bandwidth = bandwidth
+        self.bias_correction = bias_correction
+        self.trend = trend
+        self.uncertainty = uncertainty
         self.hashes_per_repetition = hashes_per_repetition
         self.n_repetitions = n_repetitions
         self.n_buckets = n_buckets
@@ -203,13 +243,20 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         ValueError
             If input or parameters are not as described; what was learnt before is kept then.
         """
+        if self.bias_correction is not None:
+            raise ValueError(
+                f"partial_fit does not go with bias_correction={self.bias_correction!r}, which needs all "
+                "rows at once: call fit, or set bias_correction=None."
+            )
         if not self._is_fitted():
             with self._unchanged_on_error():
                 X, targets, weights = self._validate(X, y, sample_weight, reset=True)
                 return self._start(X, targets, weights)
+        require_additive(self.sketch_, "partial_fit")
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
+        channels = self._channels(self._without_trend(X, targets))
         with progress_bar(self.verbose, X.shape[0]) as progress:
-            self.sketch_.update(X, targets, weights, check_input=False, progress=progress)
+            self.sketch_.update(X, channels, weights, check_input=False, progress=progress)
         return self
 
     def forget(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
@@ -232,7 +279,7 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         """
         check_is_fitted(self)
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
-        self.sketch_.forget(X, targets, weights, check_input=False)
+        self.sketch_.forget(X, self._channels(self._without_trend(X, targets)), weights, check_input=False)
         return self
 
     def merge(self, other: NadarayaWatsonSketchRegressor) -> Self:
@@ -265,13 +312,56 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
             self.__dict__.update(learnt)
             return self
         require_same_names(self, other)
+        require_same_trend(self.trend_, other.trend_)
         self.sketch_.merge(other.sketch_)
         return self
 
     # -- answering ----------------------------------------------------------------------------
 
-    def predict(self, X: Any) -> NDArray[np.float64]:
+    @overload
+    def predict(self, X: Any, return_std: Literal[False] = False) -> NDArray[np.float64]: ...
+
+    @overload
+    def predict(
+        self, X: Any, return_std: Literal[True]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+
+    def predict(
+        self, X: Any, return_std: bool = False
+    ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Predict targets.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Queries.
+        return_std : bool, default=False
+            Whether to return standard deviations too; needs ``uncertainty=True``.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs), float64
+            As y was given to :meth:`fit`.
+        std : ndarray of the same shape
+            If asked for: of a new target about the prediction, in units of the target. The root of the sum
+            of squares of both parts of :meth:`predict_uncertainty`.
+
+        Raises
+        ------
+        ValueError
+            If standard deviations are asked for and were not learnt.
+        """
+        check_is_fitted(self)
+        X = validate_queries(self, X)
+        answers = self.sketch_.query(X, check_input=False)
+        predictions = self._shaped(self._with_trend(X, answers[:, : self._n_targets]))
+        if not return_std:
+            return predictions
+        parts = self._uncertainty(X, answers)
+        return predictions, np.hypot(np.nan_to_num(parts.sketch), parts.target)
+
+    def predict_uncertainty(self, X: Any) -> Uncertainty:
+        """Tell what the error of a prediction is made of.
 
         Parameters
         ----------
@@ -280,11 +370,20 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs), float64
-            As y was given to :meth:`fit`.
+        Uncertainty
+            ``sketch``, the spread over the repetitions, which falls as ``1 / sqrt(n_repetitions)``, and
+            ``target``, the spread of the targets near the query: the root of their weighted second
+            moment less the squared prediction, or, with bias correction, the root of the weighted mean of
+            squared residuals, enlarged as held-out residuals exceeded those of learnt rows.
+
+        Raises
+        ------
+        ValueError
+            If it was not learnt: fit with ``uncertainty=True``.
         """
         check_is_fitted(self)
-        return self._shaped(self.sketch_.query(validate_queries(self, X), check_input=False))
+        X = validate_queries(self, X)
+        return self._uncertainty(X, self.sketch_.query(X, check_input=False))
 
     def kernel_sum(self, X: Any) -> NDArray[np.float64]:
         """Estimate sum_i w_i k(x_i, q) over the learnt rows: an unnormalised density.
@@ -315,11 +414,19 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs), float64
-            Exactly what a sketch of the same hashes that never saw the row would predict for it.
+            Exactly what a sketch of the same hashes (and trend) that never saw the row would predict for it.
+
+        Raises
+        ------
+        ValueError
+            If the fit is corrected: every table entry depends on the row's target then.
         """
         check_is_fitted(self)
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
-        return self._shaped(self.sketch_.loo_query(X, targets, weights, check_input=False))
+        answers = self.sketch_.loo_query(
+            X, self._channels(self._without_trend(X, targets)), weights, check_input=False
+        )
+        return self._shaped(self._with_trend(X, answers[:, : self._n_targets]))
 
     @property
     def n_samples_seen_(self) -> int:
@@ -332,19 +439,70 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         """Make a sketch, learn the rows, and only then replace what was learnt before."""
         if weights is not None and not weights.sum() > 0:
             raise ValueError("sample_weight sums to zero: there is nothing to learn. Give a positive weight.")
+        if self.bias_correction is not None and self.aggregation != "mean":
+            raise ValueError(
+                f"bias_correction={self.bias_correction!r} needs aggregation='mean', as its repetitions are "
+                f"not independent, but aggregation={self.aggregation!r} was given."
+            )
         family = get_family(self.kernel)
-        if family.takes_bandwidth:
-            bandwidth = resolve_bandwidth(self.bandwidth, X, weights, family.distance)
-        elif isinstance(self.bandwidth, str):
-            bandwidth = None
-        else:
+        if not family.takes_bandwidth and not isinstance(self.bandwidth, str):
             raise ValueError(
                 f"kernel={family.name!r} has no bandwidth, but bandwidth={self.bandwidth!r} was given: "
                 "leave bandwidth='scale', which is ignored."
             )
-        sketch = NadarayaWatsonSketch(
-            X.shape[1],
-            targets.shape[1],
+        for learnt in ("bandwidth_path_", "loo_score_"):
+            self.__dict__.pop(learnt, None)
+        self._n_targets = targets.shape[1]
+        self._drawn_seed = self._seed()
+        deviations = weighted_deviations(targets, weights)
+        self.trend_ = fit_trend(X, targets, weights) if self.trend == "linear" else None
+        self._has_moments = self.uncertainty
+        left = self._without_trend(X, targets)
+        rounds = None
+        if not family.takes_bandwidth:
+            self.bandwidth_ = None
+        elif isinstance(self.bandwidth, str) and self.bandwidth != "scale":
+            found = search_bandwidth(
+                lambda bandwidth: self._make_sketch(family, X.shape[1], bandwidth, searching=True),
+                X,
+                left,
+                weights,
+                deviations=deviations,
+                distance="euclidean" if family.distance == "euclidean" else "cityblock",
+                per_feature=self.bandwidth == "loo_per_feature",
+                corrected=self.bias_correction is not None,
+                n_rounds=None if self.bias_correction == "auto" else self.bias_correction,
+                n_threads=count_threads(self.n_jobs),
+            )
+            rounds = found.rounds
+            self.bandwidth_, self.loo_score_, self.bandwidth_path_ = found.bandwidth, found.score, found.path
+        else:
+            self.bandwidth_ = resolve_bandwidth(self.bandwidth, X, weights, family.distance)
+        sketch = self._make_sketch(family, X.shape[1], self.bandwidth_)
+        self.n_rounds_: int | None = None
+        if self.bias_correction is not None:
+            self._correct(sketch, X, left, weights, rounds)
+        else:
+            channels = self._channels(left)
+            with progress_bar(self.verbose, X.shape[0]) as progress:
+                sketch.update(X, channels, weights, check_input=False, progress=progress)
+            if hasattr(self, "loo_score_"):
+                self.loo_score_ = loo_score(sketch, X, channels, weights, deviations)
+        self.sketch_ = sketch
+        return self
+
+    def _make_sketch(
+        self,
+        family: HashFamily,
+        n_features: int,
+        bandwidth: NDArray[np.float64] | None,
+        *,
+        searching: bool = False,
+    ) -> NadarayaWatsonSketch:
+        """Make an empty sketch; one to search with answers every query and has no channel to spare."""
+        return NadarayaWatsonSketch(
+            n_features,
+            self._n_targets * (2 if self.uncertainty and not searching else 1),
             kernel=family,
             bandwidth=1.0 if bandwidth is None else bandwidth,
             hashes_per_repetition=self.hashes_per_repetition,
@@ -352,21 +510,57 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
             n_buckets=self.n_buckets,
             aggregation=self.aggregation,
             n_groups=self.n_groups,
-            empty=self.empty,
+            empty="mean" if searching else self.empty,
             backend=self.backend,
             device=self.device,
             n_jobs=self.n_jobs,
-            random_state=self._seed(),
+            random_state=self._drawn_seed,
         )
-        with progress_bar(self.verbose, X.shape[0]) as progress:
-            sketch.update(X, targets, weights, check_input=False, progress=progress)
-        self.bandwidth_ = bandwidth
-        self.sketch_ = sketch
-        return self
 
-    def _seed(self) -> int | None:
-        if self.random_state is None or isinstance(self.random_state, Integral):
-            return None if self.random_state is None else int(self.random_state)
+    def _correct(
+        self,
+        sketch: NadarayaWatsonSketch,
+        X: Any,
+        targets: NDArray[np.float64],
+        weights: NDArray[np.float64] | None,
+        rounds: Rounds | None,
+    ) -> None:
+        """Learn all rows with bias correction; choose its rounds first, unless the search has."""
+        n_rounds = None if self.bias_correction == "auto" else self.bias_correction
+        if rounds is None and (n_rounds is None or self.uncertainty):
+            rounds = choose_rounds(sketch, X, targets, weights, count_threads(self.n_jobs), n_rounds)
+        if rounds is not None:
+            n_rounds = rounds.n_rounds
+        inflation = rounds.inflation if rounds is not None and self.uncertainty else None
+        sketch.correct(
+            X, targets, weights, n_rounds=int(n_rounds or 1), inflation=inflation, check_input=False
+        )
+        self.n_rounds_ = n_rounds
+
+    def _without_trend(self, X: Any, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+        return targets if self.trend_ is None else targets - self.trend_.predict(X)
+
+    def _channels(self, left: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what a sketch without bias correction learns: targets less the trend, and their squares."""
+        return np.hstack([left, left**2]) if self._has_moments else left
+
+    def _with_trend(self, X: Any, answers: NDArray[np.float64]) -> NDArray[np.float64]:
+        return answers if self.trend_ is None else answers + self.trend_.predict(X)
+
+    def _uncertainty(self, X: Any, answers: NDArray[np.float64]) -> Uncertainty:
+        if not self._has_moments:
+            raise ValueError(
+                "The spread of the targets was not learnt: fit with uncertainty=True to have standard "
+                "deviations."
+            )
+        parts = tell_apart(self.sketch_, X, answers)
+        return Uncertainty(*(self._shaped(part) for part in parts))
+
+    def _seed(self) -> int:
+        if self.random_state is None:  # of the operating system, not of NumPy's global generator
+            return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        if isinstance(self.random_state, Integral):
+            return int(self.random_state)
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
     def _is_fitted(self) -> bool:
@@ -380,10 +574,10 @@ class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstima
         if reset:
             self._flat_targets = targets.ndim == 1
         targets = targets.reshape(len(targets), -1)
-        if not reset and targets.shape[1] != self.sketch_.n_outputs:
+        if not reset and targets.shape[1] != self._n_targets:
             raise ValueError(
                 f"y has {targets.shape[1]} outputs, but {type(self).__name__} was fitted with "
-                f"{self.sketch_.n_outputs}: give as many, or call fit to start anew."
+                f"{self._n_targets}: give as many, or call fit to start anew."
             )
         return X, targets, weights
 

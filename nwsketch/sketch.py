@@ -18,10 +18,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nwsketch.aggregation import Rules, tolerated
+from nwsketch.aggregation import Rules, largest_divisor, tolerated
 from nwsketch.backends import State, get_backend
 from nwsketch.backends.base import Array, Progress
 from nwsketch.backends.threads import count_threads
+from nwsketch.correction import Correction, corrected, require_additive
 from nwsketch.hashing import HashFamily, HashPlan, get_family
 from nwsketch.inputs import (
     check_bandwidth,
@@ -42,6 +43,8 @@ MAX_TABLE_BYTES = 4 * 2**30
 N_REPETITIONS = 1024
 N_BUCKETS = 2**11
 N_GROUPS = 8
+#: Groups, at most, whose spread tells the standard error, and queries handled at a time.
+GROUPS_OF_ERRORS, ROWS_OF_ERRORS = 32, 2**14
 
 
 class NadarayaWatsonSketch:
@@ -141,6 +144,7 @@ class NadarayaWatsonSketch:
         )
         self.n_buckets = self.plan.n_buckets
         check_table_size((self.n_repetitions, self.n_buckets, self.n_outputs + 1), MAX_TABLE_BYTES)
+        self.correction: Correction | None = None
         self.answer_by(aggregation, n_groups, empty)
         self._backend = get_backend(backend, device, self.plan)
         self._state = self._backend.empty_state(self.n_outputs)
@@ -208,6 +212,7 @@ class NadarayaWatsonSketch:
         ValueError
             If the input is not as described, or a cell's index would overflow.
         """
+        require_additive(self, "update")
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         with self._lock:
             check_sums(y, weights, self._state.weight_ever_added)
@@ -234,6 +239,7 @@ class NadarayaWatsonSketch:
         ValueError
             If a bucket would hold less than nothing: these rows were not added. Nothing changes.
         """
+        require_additive(self, "forget")
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         with self._lock:
             state = self._backend.subtract(self._state, X, y, weights, self._threads())
@@ -266,6 +272,8 @@ class NadarayaWatsonSketch:
         ValueError
             If the hashes differ; the message says in what.
         """
+        require_additive(self, "merge")
+        require_additive(other, "merge")
         require_same_hashes(self, other)
         theirs = other._state
         with self._lock:
@@ -290,12 +298,68 @@ class NadarayaWatsonSketch:
         ValueError
             If ``factor`` is out of range.
         """
+        require_additive(self, "decay")
         if not 0 < factor <= 1:
             raise ValueError(f"factor={factor!r} is out of range: give a number within (0, 1].")
         with self._lock:
             totals = self._state.totals * factor
             totals[-1] = self._state.n_rows
             self._state = State(self._state.tables * factor, totals)
+        return self
+
+    def correct(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        n_rounds: int,
+        inflation: ArrayLike | None = None,
+        check_input: bool = True,
+    ) -> NadarayaWatsonSketch:
+        """Learn rows anew, with a bias correction; what was learnt before is replaced.
+
+        The tables then hold a ridge regression on the buckets (see :mod:`nwsketch.correction`), of the same
+        size and read in the same way. It is a solution for all rows at once and no longer a sum:
+        :meth:`update`, :meth:`forget`, :meth:`merge`, :meth:`decay` and :meth:`loo_query` raise from then on.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            All rows (see :meth:`update`).
+        n_rounds : int
+            Rounds of backfitting; the ridge halves from one to the next.
+        inflation : array-like of shape (n_corrected,) or None, default=None
+            If given, y has half as many columns as the sketch has outputs, and the other half learns
+            the squares of what the correction leaves over, times this factor.
+        check_input : bool, default=True
+            False trusts the input (see :meth:`update`).
+
+        Returns
+        -------
+        self : NadarayaWatsonSketch
+
+        Raises
+        ------
+        ValueError
+            If the input is not as described, weighs nothing, or the aggregation is ``"median_of_means"``.
+        """
+        n_rounds = check_integer("n_rounds", n_rounds, 1)
+        if self._rules.aggregation != "mean":
+            raise ValueError(
+                "A bias correction needs aggregation='mean', as its repetitions are not independent: call "
+                "answer_by('mean') first."
+            )
+        n_corrected = self.n_outputs if inflation is None else self.n_outputs // 2
+        X, y, weights = self._rows(X, y, sample_weight, check_input, n_corrected)
+        weights = np.ones(len(y)) if weights is None else weights
+        if not weights.sum() > 0:
+            raise ValueError("The rows weigh nothing: give a positive sample_weight.")
+        check_sums(y, weights, 0.0)
+        factors = None if inflation is None else np.asarray(inflation, dtype=np.float64)
+        state, correction = corrected(self, X, y, weights, n_rounds, factors)
+        with self._lock:
+            self._state, self.correction = state, correction
         return self
 
     # -- answering ----------------------------------------------------------------------------
@@ -322,6 +386,8 @@ class NadarayaWatsonSketch:
         ValueError
             If a choice is unknown, or the groups would be of unequal size.
         """
+        if aggregation == "median_of_means":
+            require_additive(self, "median_of_means")
         self._rules = Rules(
             aggregation,
             check_integer("n_groups", n_groups, 1),
@@ -360,7 +426,7 @@ class NadarayaWatsonSketch:
         -------
         ndarray of shape (n_samples,), float64
         """
-        return self.channel_sums(X, check_input=check_input)[:, -1]
+        return self._kernel_sums(X, check_input)[:, -1]
 
     def channel_sums(self, X: Any, *, check_input: bool = True) -> Array:
         """Estimate sum_i w_i y_i k(x_i, q) for every output, and sum_i w_i k(x_i, q).
@@ -376,9 +442,41 @@ class NadarayaWatsonSketch:
         ndarray of shape (n_samples, n_outputs + 1), float64
             The means over all repetitions, which are unbiased, or the medians over groups of such means.
         """
+        require_additive(self, "channel_sums")
+        return self._kernel_sums(X, check_input)
+
+    def standard_error(self, X: Any, *, check_input: bool = True) -> Array:
+        """Estimate how far :meth:`query` lies from what infinitely many repetitions would answer.
+
+        The repetitions are cut into groups, and the spread of the groups' answers tells the error of
+        the answer of all; 0 where the answer is what ``empty`` says.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        check_input : bool, default=True
+            False trusts ``X`` (see :meth:`update`).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs), float64
+            One standard deviation; NaN if there is but one repetition. That of the mean, also under
+            ``aggregation="median_of_means"``.
+
+        Raises
+        ------
+        ValueError
+            If the sketch is corrected: its repetitions are not independent.
+        """
+        require_additive(self, "standard_error")
         X = self._queries(X, check_input)
-        sums, _ = self._backend.sums(self._state, X, self._rules.groups, None, self._threads())
-        return self._rules.kernel_sums(sums, self._state.channel_totals)
+        n_groups = largest_divisor(self.n_repetitions, GROUPS_OF_ERRORS)
+        errors = np.empty((X.shape[0], self.n_outputs))
+        for start in range(0, X.shape[0], ROWS_OF_ERRORS):
+            rows = slice(start, start + ROWS_OF_ERRORS)
+            sums, _ = self._backend.sums(self._state, X[rows], n_groups, None, self._threads())
+            errors[rows] = self._rules.standard_errors(sums, self._state)
+        return errors
 
     def loo_query(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, check_input: bool = True
@@ -399,6 +497,7 @@ class NadarayaWatsonSketch:
         -------
         ndarray of shape (n_samples, n_outputs), float64
         """
+        require_additive(self, "Leaving one out")
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         own = np.ones((len(y), self.n_outputs + 1))
         own[:, :-1] = y
@@ -410,18 +509,33 @@ class NadarayaWatsonSketch:
 
     def _regress(self, X: Any, own: Array | None, totals: Array) -> Array:
         sums, squares = self._backend.sums(self._state, X, self._rules.groups, own, self._threads())
-        return self._rules.regress(sums, squares, totals, self._state)
+        answers = self._rules.regress(sums, squares, totals, self._state)
+        if self.correction is not None:
+            n_corrected = self.correction.offset.size
+            means = sums[:, 0, :n_corrected] / self.n_repetitions
+            answers[:, :n_corrected] = self.correction.offset + means
+        return answers
+
+    def _kernel_sums(self, X: Any, check_input: bool) -> Array:
+        X = self._queries(X, check_input)
+        sums, _ = self._backend.sums(self._state, X, self._rules.groups, None, self._threads())
+        return self._rules.kernel_sums(sums, self._state.channel_totals)
 
     def _threads(self) -> int:
         return count_threads(self.n_jobs)
 
     def _rows(
-        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None, check_input: bool
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        check_input: bool,
+        n_targets: int | None = None,
     ) -> tuple[Any, Array, Array | None]:
         """Validate rows that are learnt, forgotten or left out."""
         if check_input:
             X = check_rows(X, self.n_features)
-            y = check_targets(y, X.shape[0], self.n_outputs)
+            y = check_targets(y, X.shape[0], self.n_outputs if n_targets is None else n_targets)
             if sample_weight is not None:
                 sample_weight = check_weights(sample_weight, X.shape[0])
         check_cells(X, self.plan.cells_per_unit)

@@ -49,6 +49,9 @@ def test_constructor_stores_its_arguments_unchanged():
     arguments = {
         "kernel": get_family("l2"),
         "bandwidth": [1.0, 2.0],
+        "bias_correction": -1,
+        "trend": "parabola",
+        "uncertainty": 2,
         "hashes_per_repetition": np.int64(2),
         "n_repetitions": -5,
         "n_buckets": None,

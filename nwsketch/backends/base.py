@@ -102,3 +102,18 @@ class Backend(Protocol):
         is (n_samples, n_groups, n_outputs + 1) sums and (n_samples, n_groups) sums of squared counts,
         the counts multiplied by ``state.unit``.
         """
+
+    def hashed(self, X: Any, n_threads: int) -> Any:
+        """Return the codes of rows that will be needed several times, to hand to the two methods below."""
+
+    def add_channel(self, state: State, rows: Any, values: Array, channel: int) -> None:
+        """Add ``values``, of shape (n_samples,), to one channel of the buckets of the rows, in place."""
+
+    def backfit(self, state: State, rows: Any, weights: Array, residuals: Array, ridge: float) -> None:
+        """Refit the first ``len(residuals)`` channels, one repetition after the other, in place.
+
+        With n_b the weight in a bucket, s_b the weighted sum of the residuals of its rows, R the number
+        of repetitions and B_b the table's entry, B_b / R becomes (s_b + n_b B_b / R) / (n_b + ridge R):
+        the ridge regression of what the other repetitions leave over. ``residuals``, of shape
+        (n_outputs, n_samples), follow. Rows of weight 0 are only predicted.
+        """

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
 from nwsketch.backends.base import Array, Plan, Progress, State
+from nwsketch.backends.numba_kernels.backfit import accumulate_channel, backfit
 from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
 from nwsketch.backends.numba_kernels.minhash import minhash_codes
 from nwsketch.backends.numba_kernels.projection import (
@@ -37,6 +38,8 @@ BLOCK_SIZE = 2**23
 SERIAL_SIZE = 2**13
 #: Rows that a family without compiled arithmetic is given at a time (dense, also if X is sparse).
 PLAIN_ROWS = 256
+#: The codes of rows that are hashed again and again are kept if they take at most as many bytes.
+KEPT_BYTES = 2**30
 
 Codes = NDArray[np.uint32]
 #: Fills codes (last - first, n_rows) of the repetitions first <= r < last.
@@ -140,6 +143,30 @@ class NumbaBackend:
 
             self._run(read, block.stop - block.start, block.stop - block.start, n_threads)
         return sums, squares
+
+    def hashed(self, X: Any, n_threads: int) -> HashedRows:
+        """Return the codes of rows that will be needed several times."""
+        return HashedRows(self, X, n_threads)
+
+    def add_channel(self, state: State, rows: HashedRows, values: Array, channel: int) -> None:
+        """Add one value per row to one channel of its buckets, in place."""
+        for first, codes in rows:
+
+            def add(begin: int, end: int, first: int = first, codes: Any = codes) -> None:
+                accumulate_channel(codes[begin:end], values, first + begin, channel, state.tables)
+
+            self._run(add, len(codes), values.size, rows.n_threads)
+
+    def backfit(self, state: State, rows: HashedRows, weights: Array, residuals: Array, ridge: float) -> None:
+        """Refit the tables, one repetition after the other, to the residuals; both in place."""
+        changes = np.empty((len(residuals), self._plan.n_buckets))
+        for first, codes in rows:
+
+            def refit(begin: int, end: int, first: int = first, codes: Any = codes) -> None:
+                for k in range(begin, end):
+                    backfit(codes, weights, first, k, ridge, residuals[k], changes[k], state.tables)
+
+            self._run(refit, len(residuals), weights.size, rows.n_threads)
 
     # -- blocks and threads -------------------------------------------------------------------
 
@@ -247,6 +274,46 @@ class NumbaBackend:
             sign_codes(*products, self._errors, *wanted)
         else:
             floor_codes(*products, arrays["offsets"], self._errors, *wanted)
+
+
+class HashedRows:
+    """Codes of rows by blocks of repetitions: kept if they are small, made anew each time if not.
+
+    Parameters
+    ----------
+    backend : NumbaBackend
+    X : ndarray or canonical CSR of shape (n_samples, n_features)
+    n_threads : int
+        Threads for hashing, and for what is done with the codes.
+    """
+
+    def __init__(self, backend: NumbaBackend, X: Any, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self._backend, self._X = backend, X
+        self._type = np.uint16 if backend._plan.n_buckets <= 2**16 else np.uint32
+        n_codes = backend._plan.n_repetitions * X.shape[0]
+        self._kept: list[tuple[int, NDArray[Any]]] | None = None
+        if n_codes * np.dtype(self._type).itemsize <= KEPT_BYTES:
+            self._kept = list(self._make())
+
+    def __iter__(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the number of the first repetition of a block, and its codes (n_in_block, n_samples)."""
+        return iter(self._make() if self._kept is None else self._kept)
+
+    def _make(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        n_repetitions, n_rows = self._backend._plan.n_repetitions, self._X.shape[0]
+        step = max(BLOCK_SIZE // max(n_rows, 1), self.n_threads)
+        for first in range(0, n_repetitions, step):
+            last = min(first + step, n_repetitions)
+            kept = np.empty((last - first, n_rows), dtype=self._type)
+
+            def fill(begin: int, end: int, first: int = first, kept: Any = kept) -> None:
+                codes = np.empty((end - begin, n_rows), dtype=np.uint32)
+                self._backend._hash(self._X, first + begin, first + end, codes)
+                kept[begin:end] = codes
+
+            self._backend._run(fill, last - first, n_rows, self.n_threads)
+            yield first, kept
 
 
 def _column_norms(directions: Array) -> Array:

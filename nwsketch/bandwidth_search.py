@@ -1,0 +1,251 @@
+"""``bandwidth="loo"`` and ``"loo_per_feature"``: bandwidths that do best on rows left out.
+
+The descent of :mod:`nwsketch.proportions` finds the proportions between features with the exact estimator.
+The overall factor is the sketch's own to choose: at the bandwidth that is best for the exact estimator
+most buckets of a query are empty, and the fewer the repetitions, the wider the best bandwidth. So
+sketches of the size wanted are fitted at several factors, and judged
+
+- without bias correction by their exact leave-one-out error, which costs one look-up per row: its own
+  share is taken off its buckets (see :meth:`NadarayaWatsonSketch.loo_query`);
+- with bias correction on held-out rows, for every number of rounds at once (see
+  :func:`nwsketch.correction.choose_rounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from nwsketch.backends.base import Array
+from nwsketch.backends.threads import run_ranges
+from nwsketch.bandwidth import scale_bandwidth
+from nwsketch.correction import Rounds, choose_rounds
+from nwsketch.proportions import learn_proportions
+
+if TYPE_CHECKING:
+    from nwsketch.sketch import NadarayaWatsonSketch
+
+#: Rows that a sketch learns from while factors are compared: with bias correction, and without.
+MOST_CORRECTED_ROWS, MOST_ROWS = 6_000, 20_000
+#: Rows that are left out one by one.
+MOST_LEFT_OUT = 3_000
+#: Binary logarithms of the factors tried first; if the best is the last one, others follow.
+EXPONENTS = (0.0, 1.0, 2.0, 3.0)
+#: Furthest from the start, in binary logarithms.
+FURTHEST = 10.0
+
+
+class BandwidthPath(NamedTuple):
+    """What a search tried.
+
+    Attributes
+    ----------
+    bandwidths : ndarray of shape (n_tried, n_features)
+        First those proportional to ``"scale"``, then those learnt; in ascending order of their factor.
+    scores : ndarray of shape (n_tried,)
+        R2 of rows left out.
+    descent : ndarray of shape (n_steps, n_features) or None
+        Bandwidths along the descent that found the proportions.
+    """
+
+    bandwidths: Array
+    scores: Array
+    descent: Array | None
+
+
+class Found(NamedTuple):
+    """The outcome of a search.
+
+    Attributes
+    ----------
+    bandwidth : ndarray of shape (n_features,)
+    score : float
+        R2 of rows left out; the mean over the outputs.
+    rounds : Rounds or None
+        How many rounds of bias correction did best with it; None without, or if the search saw but a part
+        of the rows.
+    path : BandwidthPath
+    """
+
+    bandwidth: Array
+    score: float
+    rounds: Rounds | None
+    path: BandwidthPath
+
+
+class Judge:
+    """Scores bandwidths by rows left out.
+
+    Parameters
+    ----------
+    make_sketch : callable
+        Returns an empty sketch with the bandwidths that it is called with.
+    X : ndarray or canonical CSR of shape (n_samples, n_features)
+    y : ndarray of shape (n_samples, n_outputs)
+    weights : ndarray of shape (n_samples,)
+    deviations : ndarray of shape (n_outputs,)
+        Standard deviations that R2 refers to.
+    corrected : bool
+        Whether the sketches are corrected.
+    n_rounds : int or None
+        Rounds of the correction; None looks for the best number.
+    n_threads : int
+    """
+
+    def __init__(
+        self,
+        make_sketch: Callable[[Array], NadarayaWatsonSketch],
+        X: Any,
+        y: Array,
+        weights: Array,
+        deviations: Array,
+        corrected: bool,
+        n_rounds: int | None,
+        n_threads: int,
+    ) -> None:
+        most = MOST_CORRECTED_ROWS if corrected else MOST_ROWS
+        some = _subsample(make_sketch(np.ones(X.shape[1])).random_state, weights, most)
+        self.sees_all = some.size == np.count_nonzero(weights)
+        self._rows = X[some], y[some], weights[some]
+        self._make_sketch, self._deviations = make_sketch, deviations
+        self._corrected, self._n_rounds = corrected, n_rounds
+        self._n_threads = n_threads
+
+    def search_factor(self, start: Array) -> dict[float, tuple[float, Rounds | None]]:
+        """Climb over binary logarithms of factors of ``start``; return the score and the rounds of each."""
+        tried: dict[float, tuple[float, Rounds | None]] = {}
+
+        def judge(exponents: list[float]) -> None:
+            def judge_some(first: int, last: int) -> None:
+                for exponent in exponents[first:last]:
+                    n_threads = max(self._n_threads // len(exponents), 1)
+                    tried[exponent] = self._score(start * 2.0**exponent, n_threads)
+
+            run_ranges(judge_some, len(exponents), self._n_threads)
+
+        judge([*EXPONENTS])
+        while (edge := best_of(tried)) in (min(tried), max(tried)) and abs(edge) < FURTHEST:
+            outwards = -1.0 if edge == min(tried) else 1.0
+            judge([edge + outwards * step for step in (1.0, 2.0)])
+        centre = best_of(tried)
+        judge([centre - 0.5, centre + 0.5])
+        return tried
+
+    def _score(self, bandwidth: Array, n_threads: int) -> tuple[float, Rounds | None]:
+        sketch = self._make_sketch(bandwidth)
+        sketch.n_jobs = n_threads
+        X, y, weights = self._rows
+        if self._corrected:
+            rounds = choose_rounds(sketch, X, y, weights, n_threads, self._n_rounds, self._deviations)
+            return rounds.score, rounds
+        sketch.update(X, y, weights, check_input=False)
+        return loo_score(sketch, X, y, weights, self._deviations), None
+
+
+def best_of(tried: dict[float, tuple[float, Rounds | None]]) -> float:
+    """Return the exponent of the best score; of equals, the widest."""
+    return max(tried, key=lambda exponent: (np.nan_to_num(tried[exponent][0], nan=-np.inf), exponent))
+
+
+def search_bandwidth(
+    make_sketch: Callable[[Array], NadarayaWatsonSketch],
+    X: Any,
+    y: Array,
+    weights: Array | None,
+    *,
+    deviations: Array,
+    distance: Literal["cityblock", "euclidean"],
+    per_feature: bool,
+    corrected: bool,
+    n_rounds: int | None,
+    n_threads: int,
+) -> Found:
+    """Find the bandwidths that do best on rows left out.
+
+    Parameters
+    ----------
+    make_sketch : callable
+        Returns an empty sketch with the bandwidths that it is called with.
+    X : ndarray or canonical CSR of shape (n_samples, n_features)
+    y : ndarray of shape (n_samples, n_outputs)
+    weights : ndarray of shape (n_samples,) or None
+    deviations : ndarray of shape (n_outputs,)
+        Standard deviations that R2 refers to.
+    distance : {"cityblock", "euclidean"}
+        That of the kernel.
+    per_feature : bool
+        Whether to learn the proportions between features. If the descent finds none that do better, or
+        the sketch does better with those of ``"scale"``, these are kept.
+    corrected : bool
+        Whether the sketch will be corrected.
+    n_rounds : int or None
+        Rounds of the correction; None looks for the best number.
+    n_threads : int
+
+    Returns
+    -------
+    Found
+    """
+    weights = np.ones(len(y)) if weights is None else weights
+    judge = Judge(make_sketch, X, y, weights, deviations, corrected, n_rounds, n_threads)
+    starts, descent = [scale_bandwidth(X, weights, distance)], None
+    if per_feature:
+        seed = make_sketch(starts[0]).random_state
+        learnt = learn_proportions(
+            X, y, weights, starts[0], distance=distance, random_state=seed, n_threads=n_threads
+        )
+        descent = learnt.path
+        if learnt.is_learnt:
+            starts.append(learnt.bandwidth)
+    best: Found | None = None
+    bandwidths, scores = [], []
+    for start in starts:
+        tried = judge.search_factor(start)
+        bandwidths += [start * 2.0**exponent for exponent in sorted(tried)]
+        scores += [tried[exponent][0] for exponent in sorted(tried)]
+        exponent = best_of(tried)
+        score, rounds = tried[exponent]
+        path = BandwidthPath(np.array(bandwidths), np.array(scores), descent)
+        if best is None or score > best.score:
+            best = Found(start * 2.0**exponent, score, rounds if judge.sees_all else None, path)
+        best = best._replace(path=path)
+    assert best is not None  # there is at least one start
+    return best
+
+
+def loo_score(
+    sketch: NadarayaWatsonSketch, X: Any, y: Array, weights: Array | None, deviations: Array
+) -> float:
+    """Return R2 of learnt rows, each predicted from all others; the mean over the outputs.
+
+    Parameters
+    ----------
+    sketch : NadarayaWatsonSketch
+        Has learnt the rows, and is not corrected.
+    X : ndarray or canonical CSR of shape (n_samples, n_features)
+        At most :data:`MOST_LEFT_OUT` of the rows are left out.
+    y : ndarray of shape (n_samples, n_outputs)
+    weights : ndarray of shape (n_samples,) or None
+    deviations : ndarray of shape (n_scored,)
+        Standard deviations of as many of the first outputs, which R2 refers to.
+
+    Returns
+    -------
+    float
+    """
+    weights = np.ones(len(y)) if weights is None else weights
+    some = _subsample(sketch.random_state, weights, MOST_LEFT_OUT)
+    X, y, weights = X[some], y[some], weights[some]
+    residuals = (y - sketch.loo_query(X, y, weights, check_input=False))[:, : deviations.size]
+    errors = np.average((residuals / np.where(deviations > 0, deviations, 1.0)) ** 2, axis=0, weights=weights)
+    return float(1.0 - errors.mean())
+
+
+def _subsample(seed: int, weights: Array, most: int) -> Any:
+    """Return the positions of at most ``most`` rows of positive weight, in ascending order."""
+    rows = np.flatnonzero(weights)
+    if rows.size <= most:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
