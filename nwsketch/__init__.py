@@ -2,8 +2,17 @@
 
 from nwsketch.exact import NadarayaWatsonRegressor
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
+from nwsketch.scaler import KernelBandwidthScaler
+from nwsketch.size import SuggestedSize, suggest_size
 from nwsketch.sketch import NadarayaWatsonSketch
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["NadarayaWatsonRegressor", "NadarayaWatsonSketch", "NadarayaWatsonSketchRegressor"]
+__all__ = [
+    "KernelBandwidthScaler",
+    "NadarayaWatsonRegressor",
+    "NadarayaWatsonSketch",
+    "NadarayaWatsonSketchRegressor",
+    "SuggestedSize",
+    "suggest_size",
+]

@@ -90,7 +90,7 @@ class Rules:
         )
         return fill_empty(median_over_groups(by_group), totals, self.empty, tolerance)
 
-    def standard_errors(self, sums: Array, state: State) -> Array:
+    def standard_errors(self, sums: Array, squares: Array, state: State) -> Array:
         """Return the standard errors of ratios of means, by the spread of groups of repetitions.
 
         A ratio S / C differs from the true m by the mean of (S_r - m C_r) / C, to first order.
@@ -99,6 +99,8 @@ class Rules:
         ----------
         sums : ndarray of shape (n_samples, n_groups, n_outputs + 1)
             Sums over the repetitions of every group.
+        squares : ndarray of shape (n_samples, n_groups)
+            See :func:`ratios`.
         state : State
 
         Returns
@@ -113,9 +115,21 @@ class Rules:
         if self.n_buckets is not None:
             means = means - state.channel_totals / self.n_buckets
         overall = means.mean(axis=1, keepdims=True)
-        counts = np.where(overall[..., -1:] > tolerated(state), overall[..., -1:], np.inf)
+        answers = ratios(
+            sums.sum(axis=1, keepdims=True),
+            squares.sum(axis=1, keepdims=True),
+            state.channel_totals,
+            n_repetitions=self.n_repetitions,
+            n_buckets=self.n_buckets,
+            unit=state.unit,
+            tolerance=tolerated(state),
+        )
+        counts = np.where(np.isnan(answers[..., :1]), np.inf, overall[..., -1:])
         gaps = means[..., :-1] - overall[..., :-1] / counts * means[..., -1:]
-        return np.asarray((gaps / counts).std(axis=1, ddof=1) / np.sqrt(n_groups))
+        errors = gaps / counts
+        unit = np.abs(errors).max(axis=(0, 1), initial=0.0)  # squares of huge targets stay in range
+        unit = np.where(unit > 0, unit, 1.0)
+        return np.asarray((errors / unit).std(axis=1, ddof=1) * unit / np.sqrt(n_groups))
 
     def kernel_sums(self, sums: Array, totals: Array) -> Array:
         """Return kernel sums of all channels, unbiased under ``"mean"``: (n_samples, n_outputs + 1)."""

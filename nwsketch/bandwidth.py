@@ -84,16 +84,29 @@ def scale_bandwidth(
     -------
     ndarray of shape (n_features,), float64
     """
-    weights = np.ones(X.shape[0]) if sample_weight is None else sample_weight
-    weights = weights / weights.sum()
-    if issparse(X):
-        largest, deviations = _sparse_moments(X, weights)
-    else:
-        largest, deviations = _dense_moments(X, weights)
-    varies = (deviations > CONSTANT) & (deviations * largest > SMALLEST)
-    reach = SCALE_FACTOR * max(int(np.count_nonzero(varies)), 1)
+    deviations = feature_deviations(X, sample_weight)
+    reach = SCALE_FACTOR * max(int(np.count_nonzero(deviations)), 1)
     factor = np.sqrt(reach) if distance == "euclidean" else reach
-    return factor * np.where(varies, deviations * largest, 1.0)
+    return factor * np.where(deviations > 0, deviations, 1.0)
+
+
+def feature_deviations(X: Any, sample_weight: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return the weighted standard deviation of every feature, 0 where that is but rounding.
+
+    Parameters
+    ----------
+    X : ndarray or sparse matrix of shape (n_samples, n_features)
+    sample_weight : ndarray of shape (n_samples,) or None
+
+    Returns
+    -------
+    ndarray of shape (n_features,), float64
+    """
+    weights = np.ones(X.shape[0]) if sample_weight is None else sample_weight
+    moments = _sparse_moments if issparse(X) else _dense_moments
+    largest, deviations = moments(X, weights / weights.sum())
+    varies = (deviations > CONSTANT) & (deviations * largest > SMALLEST)
+    return np.where(varies, deviations * largest, 0.0)
 
 
 def weighted_deviations(
@@ -109,10 +122,11 @@ def weighted_deviations(
     Returns
     -------
     ndarray of shape (n_outputs,)
+        0 for a column that is constant up to rounding.
     """
     weights = np.ones(len(y)) if sample_weight is None else sample_weight
     largest, deviations = _dense_moments(y, weights / weights.sum())
-    return np.asarray(largest * deviations)
+    return np.where(deviations > CONSTANT, largest * deviations, 0.0)
 
 
 def _dense_moments(X: NDArray[Any], shares: NDArray[np.float64]) -> Moments:

@@ -21,17 +21,16 @@ import numpy as np
 from nwsketch.backends.base import Array
 from nwsketch.backends.threads import run_ranges
 from nwsketch.bandwidth import scale_bandwidth
-from nwsketch.correction import Rounds, choose_rounds
 from nwsketch.proportions import learn_proportions
 
 if TYPE_CHECKING:
     from nwsketch.sketch import NadarayaWatsonSketch
 
-#: Rows that a sketch learns from while factors are compared: with bias correction, and without.
-MOST_CORRECTED_ROWS, MOST_ROWS = 6_000, 20_000
+#: Rows that a sketch learns from while factors are compared: this many, or an eighth if that is more.
+LEAST_ROWS, SHARE_OF_ROWS = 5_000, 1 / 8
 #: Rows that are left out one by one.
 MOST_LEFT_OUT = 3_000
-#: Binary logarithms of the factors tried first; if the best is the last one, others follow.
+#: Binary logarithms of the factors tried first; if the best is the first or last one, others follow.
 EXPONENTS = (0.0, 1.0, 2.0, 3.0)
 #: Furthest from the start, in binary logarithms.
 FURTHEST = 10.0
@@ -43,7 +42,7 @@ class BandwidthPath(NamedTuple):
     Attributes
     ----------
     bandwidths : ndarray of shape (n_tried, n_features)
-        First those proportional to ``"scale"``, then those learnt; in ascending order of their factor.
+        Those learnt, then those proportional to ``"scale"``; in ascending order of their factor.
     scores : ndarray of shape (n_tried,)
         R2 of rows left out.
     descent : ndarray of shape (n_steps, n_features) or None
@@ -63,16 +62,16 @@ class Found(NamedTuple):
     bandwidth : ndarray of shape (n_features,)
     score : float
         R2 of rows left out; the mean over the outputs.
-    rounds : Rounds or None
-        How many rounds of bias correction did best with it; None without, or if the search saw but a part
-        of the rows.
     path : BandwidthPath
     """
 
     bandwidth: Array
     score: float
-    rounds: Rounds | None
     path: BandwidthPath
+
+
+#: Scores by the binary logarithm of a factor.
+Tried = dict[float, float]
 
 
 class Judge:
@@ -105,17 +104,22 @@ class Judge:
         n_rounds: int | None,
         n_threads: int,
     ) -> None:
-        most = MOST_CORRECTED_ROWS if corrected else MOST_ROWS
+        most = max(LEAST_ROWS, int(SHARE_OF_ROWS * len(y)))
         some = _subsample(make_sketch(np.ones(X.shape[1])).random_state, weights, most)
-        self.sees_all = some.size == np.count_nonzero(weights)
         self._rows = X[some], y[some], weights[some]
         self._make_sketch, self._deviations = make_sketch, deviations
         self._corrected, self._n_rounds = corrected, n_rounds
         self._n_threads = n_threads
 
-    def search_factor(self, start: Array) -> dict[float, tuple[float, Rounds | None]]:
-        """Climb over binary logarithms of factors of ``start``; return the score and the rounds of each."""
-        tried: dict[float, tuple[float, Rounds | None]] = {}
+    def search_factor(self, start: Array, to_beat: float = -np.inf) -> Tried:
+        """Climb over factors of ``start``, unless none of the first ones beats a score.
+
+        Returns
+        -------
+        Tried
+            Scores by the binary logarithm of the factor.
+        """
+        tried: Tried = {}
 
         def judge(exponents: list[float]) -> None:
             def judge_some(first: int, last: int) -> None:
@@ -126,27 +130,36 @@ class Judge:
             run_ranges(judge_some, len(exponents), self._n_threads)
 
         judge([*EXPONENTS])
-        while (edge := best_of(tried)) in (min(tried), max(tried)) and abs(edge) < FURTHEST:
-            outwards = -1.0 if edge == min(tried) else 1.0
-            judge([edge + outwards * step for step in (1.0, 2.0)])
-        centre = best_of(tried)
-        judge([centre - 0.5, centre + 0.5])
+        if tried[best_of(tried)] > to_beat:
+            while (edge := best_of(tried)) in (min(tried), max(tried)) and abs(edge) < FURTHEST:
+                outwards = -1.0 if edge == min(tried) else 1.0
+                judge([edge + outwards, edge + 2 * outwards])
+            centre = best_of(tried)
+            judge([centre - 0.5, centre + 0.5])
         return tried
 
-    def _score(self, bandwidth: Array, n_threads: int) -> tuple[float, Rounds | None]:
+    def _score(self, bandwidth: Array, n_threads: int) -> float:
         sketch = self._make_sketch(bandwidth)
         sketch.n_jobs = n_threads
         X, y, weights = self._rows
         if self._corrected:
-            rounds = choose_rounds(sketch, X, y, weights, n_threads, self._n_rounds, self._deviations)
-            return rounds.score, rounds
+            rounds = sketch.choose_rounds(
+                X,
+                y,
+                weights,
+                n_rounds=self._n_rounds,
+                stride=2,
+                deviations=self._deviations,
+                check_input=False,
+            )
+            return rounds.score
         sketch.update(X, y, weights, check_input=False)
-        return loo_score(sketch, X, y, weights, self._deviations), None
+        return loo_score(sketch, X, y, weights, self._deviations)
 
 
-def best_of(tried: dict[float, tuple[float, Rounds | None]]) -> float:
+def best_of(tried: Tried) -> float:
     """Return the exponent of the best score; of equals, the widest."""
-    return max(tried, key=lambda exponent: (np.nan_to_num(tried[exponent][0], nan=-np.inf), exponent))
+    return max(tried, key=lambda exponent: (np.nan_to_num(tried[exponent], nan=-np.inf), exponent))
 
 
 def search_bandwidth(
@@ -199,20 +212,20 @@ def search_bandwidth(
         descent = learnt.path
         if learnt.is_learnt:
             starts.append(learnt.bandwidth)
-    best: Found | None = None
-    bandwidths, scores = [], []
-    for start in starts:
-        tried = judge.search_factor(start)
-        bandwidths += [start * 2.0**exponent for exponent in sorted(tried)]
-        scores += [tried[exponent][0] for exponent in sorted(tried)]
-        exponent = best_of(tried)
-        score, rounds = tried[exponent]
-        path = BandwidthPath(np.array(bandwidths), np.array(scores), descent)
-        if best is None or score > best.score:
-            best = Found(start * 2.0**exponent, score, rounds if judge.sees_all else None, path)
-        best = best._replace(path=path)
-    assert best is not None  # there is at least one start
-    return best
+    best, searches = -np.inf, []
+    for start in reversed(starts):  # what was learnt goes first: one number mostly cannot beat it
+        tried = judge.search_factor(start, best)
+        best = max(best, tried[best_of(tried)])
+        searches.append((start, tried))
+    start, tried = max(searches, key=lambda search: search[1][best_of(search[1])])
+    exponent = best_of(tried)
+    score = tried[exponent]
+    path = BandwidthPath(
+        np.array([start * 2.0**exponent for start, tried in searches for exponent in sorted(tried)]),
+        np.array([tried[exponent] for _, tried in searches for exponent in sorted(tried)]),
+        descent,
+    )
+    return Found(start * 2.0**exponent, score, path)
 
 
 def loo_score(

@@ -25,17 +25,14 @@ A corrected sketch is a solution, not a sum: rows cannot be added to it or taken
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nwsketch.backends import State
+from nwsketch.backends import Backend, State
 from nwsketch.backends.base import Array
-from nwsketch.backends.threads import count_threads
-
-if TYPE_CHECKING:
-    from nwsketch.sketch import NadarayaWatsonSketch
+from nwsketch.inputs import check_sums
 
 #: Ridge of the first round, in units of KernelRidge's alpha; it halves from round to round.
 FIRST_RIDGE = 16.0
@@ -76,7 +73,7 @@ class Rounds(NamedTuple):
     score : float
         R2 on held-out rows after as many, the mean over the outputs.
     scores : ndarray of shape (n_tried,)
-        R2 after 1, 2, ... rounds.
+        R2 after 1, 2, ... rounds (or 1, 1 + stride, ...).
     inflation : ndarray of shape (n_outputs,)
         Mean squared error of held-out rows over that of learnt rows, at the best number.
     """
@@ -87,14 +84,14 @@ class Rounds(NamedTuple):
     inflation: Array
 
 
-def ridges(n_rounds: int) -> Iterator[float]:
-    """Yield the ridge of every round."""
-    return (FIRST_RIDGE * 0.5**k for k in range(n_rounds))
+def ridges(n_rounds: int, stride: int = 1) -> Iterator[float]:
+    """Yield the ridge of every round, or of every ``stride``-th one and the last."""
+    return (FIRST_RIDGE * 0.5**k for k in range((n_rounds - 1) % stride, n_rounds, stride))
 
 
-def require_additive(sketch: NadarayaWatsonSketch, operation: str) -> None:
+def require_additive(correction: Correction | None, operation: str) -> None:
     """Raise ValueError if a sketch is corrected, and so no longer a sum over its rows."""
-    if sketch.correction is not None:
+    if correction is not None:
         raise ValueError(
             f"{operation} needs a sketch that is a sum over its rows, and a bias correction makes it a "
             "solution for all rows at once: fit anew on all rows, or with bias_correction=None."
@@ -102,10 +99,12 @@ def require_additive(sketch: NadarayaWatsonSketch, operation: str) -> None:
 
 
 def corrected(
-    sketch: NadarayaWatsonSketch,
-    X: Any,
+    backend: Backend,
+    rows: Any,
     y: Array,
     weights: Array,
+    *,
+    n_outputs: int,
     n_rounds: int,
     inflation: Array | None,
 ) -> tuple[State, Correction]:
@@ -113,11 +112,13 @@ def corrected(
 
     Parameters
     ----------
-    sketch : NadarayaWatsonSketch
-        Lends its hashes; not changed.
-    X : ndarray or canonical CSR of shape (n_samples, n_features)
+    backend : Backend
+    rows
+        The rows' codes, as ``backend.hashed`` returns them.
     y : ndarray of shape (n_samples, n_corrected)
     weights : ndarray of shape (n_samples,)
+    n_outputs : int
+        Outputs of the sketch: ``n_corrected``, or twice as many with ``inflation``.
     n_rounds : int
     inflation : ndarray of shape (n_corrected,) or None
         What the squared residuals are multiplied by before they are learnt; None learns none.
@@ -128,12 +129,12 @@ def corrected(
         The totals are those of the targets themselves.
     correction : Correction
     """
-    backend = sketch._backend
-    rows = backend.hashed(X, count_threads(sketch.n_jobs))
-    state, offset, residuals = fit_rounds(sketch, rows, y, weights, n_rounds)
+    state, offset, residuals = fit_rounds(backend, rows, y, weights, n_outputs, n_rounds)
     values = [*y.T]
     if inflation is not None:
-        squares = inflation[:, np.newaxis] * residuals**2
+        with np.errstate(over="ignore"):
+            squares = inflation[:, np.newaxis] * residuals**2
+        check_sums(squares.T, weights, 0.0)
         for k, channel in enumerate(squares, start=len(values)):
             backend.add_channel(state, rows, weights * channel, k)
         values += [*squares]
@@ -142,27 +143,32 @@ def corrected(
 
 
 def fit_rounds(
-    sketch: NadarayaWatsonSketch,
+    backend: Backend,
     rows: Any,
     y: Array,
     weights: Array,
+    n_outputs: int,
     n_rounds: int,
     after_round: Callable[[Array], bool] | None = None,
+    stride: int = 1,
 ) -> tuple[State, Array, Array]:
     """Fit the tables of an empty state to the rows.
 
     Parameters
     ----------
-    sketch : NadarayaWatsonSketch
-        Lends its hashes; not changed.
+    backend : Backend
     rows
-        The rows' codes, as ``Backend.hashed`` returns them.
+        The rows' codes, as ``backend.hashed`` returns them.
     y : ndarray of shape (n_samples, n_corrected)
     weights : ndarray of shape (n_samples,)
         0 for rows that are only predicted.
+    n_outputs : int
+        Outputs of the sketch; those beyond ``n_corrected`` stay 0.
     n_rounds : int
     after_round : callable or None
         Called with the residuals after every round; True ends the fit.
+    stride : int, default=1
+        Skip rounds: see :func:`ridges`.
 
     Returns
     -------
@@ -170,15 +176,14 @@ def fit_rounds(
     offset : ndarray of shape (n_corrected,)
     residuals : ndarray of shape (n_corrected, n_samples)
     """
-    backend = sketch._backend
-    state = backend.empty_state(sketch.n_outputs)
-    backend.add_channel(state, rows, weights, sketch.n_outputs)
+    state = backend.empty_state(n_outputs)
+    backend.add_channel(state, rows, weights, n_outputs)
     offset = weights @ y / weights.sum()
     residuals = np.ascontiguousarray((y - offset).T)
     unit = np.abs(residuals).max(axis=1, keepdims=True)  # sums of huge targets stay in range
     unit[unit == 0.0] = 1.0
     residuals /= unit
-    for ridge in ridges(n_rounds):
+    for ridge in ridges(n_rounds, stride):
         backend.backfit(state, rows, weights, residuals, ridge)
         if after_round is not None and after_round(residuals * unit):
             break
@@ -187,13 +192,16 @@ def fit_rounds(
 
 
 def choose_rounds(
-    sketch: NadarayaWatsonSketch,
+    backend: Backend,
     X: Any,
     y: Array,
-    weights: Array | None,
+    weights: Array,
+    deviations: Array,
+    *,
+    n_rounds: int | None,
+    stride: int,
+    seed: int,
     n_threads: int,
-    n_rounds: int | None = None,
-    deviations: Array | None = None,
 ) -> Rounds:
     """Choose the number of rounds by rows that are held out.
 
@@ -217,41 +225,41 @@ def choose_rounds(
     -------
     Rounds
     """
-    weights = np.ones(len(y)) if weights is None else weights
-    order = np.random.default_rng(sketch.random_state).permutation(np.flatnonzero(weights))
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(weights))
     order = order[:MOST_ROWS]
     X, y, weights = X[order], y[order], weights[order]
     y = y - np.average(y, axis=0, weights=weights)
-    if deviations is None:
-        deviations = np.sqrt(np.average(y**2, axis=0, weights=weights))
     y = y / np.where(deviations > 0, deviations, 1.0)  # every output counts alike
     n_held_out = max(int(len(order) * HELD_OUT), 1)
     n_folds = 1 if len(order) >= FEW_ROWS else -(-len(order) // n_held_out)
     if len(order) < 4:  # nothing to hold out: the smoothest correction
         return Rounds(n_rounds or 1, np.nan, np.full(1, np.nan), np.ones(y.shape[1]))
-    rows = sketch._backend.hashed(X, n_threads)
-    paths = []
+    rows = backend.hashed(X, n_threads)
+    paths, shares = [], []
     for fold in range(n_folds):
         held_out = slice(fold * n_held_out, (fold + 1) * n_held_out)
         learnt = weights.copy()
         learnt[held_out] = 0.0
-        paths.append(_errors_by_round(sketch, rows, y, learnt, weights - learnt, n_rounds))
+        paths.append(_errors_by_round(backend, rows, y, learnt, weights - learnt, n_rounds, stride))
+        shares.append(weights[held_out].sum())
     length = min(len(path) for path in paths)
-    errors = np.mean([path[:length] for path in paths], axis=0)
+    errors = np.average([path[:length] for path in paths], axis=0, weights=shares)
     scores = 1.0 - errors[:, 0].mean(axis=1)
     best = length - 1 if n_rounds is not None else int(np.argmax(scores))
     held_out_error, learnt_error = errors[best]
     inflation = np.divide(held_out_error, learnt_error, out=np.ones(y.shape[1]), where=learnt_error > 0)
-    return Rounds(best + 1, float(scores[best]), scores, np.maximum(inflation, 1.0))
+    chosen = best * stride + 1 if n_rounds is None else n_rounds
+    return Rounds(chosen, float(scores[best]), scores, np.maximum(inflation, 1.0))
 
 
 def _errors_by_round(
-    sketch: NadarayaWatsonSketch,
+    backend: Backend,
     rows: Any,
     y: Array,
     learnt: Array,
     held_out: Array,
     n_rounds: int | None,
+    stride: int,
 ) -> NDArray[np.float64]:
     """Return mean squared errors, of held-out rows and of learnt ones: (n_rounds, 2, n_outputs)."""
     path: list[Array] = []
@@ -265,7 +273,7 @@ def _errors_by_round(
         score = float(np.sum(path[-1][0]))
         stale = 0 if score < best else stale + 1
         best = min(best, score)
-        return n_rounds is None and stale > PATIENCE
+        return n_rounds is None and stale * stride > PATIENCE
 
-    fit_rounds(sketch, rows, y, learnt, n_rounds or MOST_ROUNDS, record)
+    fit_rounds(backend, rows, y, learnt, y.shape[1], n_rounds or MOST_ROUNDS, record, stride)
     return np.array(path)

@@ -50,14 +50,14 @@ def require_same_hashes(mine: Any, theirs: Any) -> None:
         )
 
 
-def require_same_parameters(mine: Any, theirs: Any) -> None:
-    """Raise ValueError if an unfitted regressor could not have made the sketch of a fitted one.
+def require_same_parameters(mine: Any, other: Any) -> None:
+    """Raise ValueError if an unfitted regressor could not have learnt what a fitted one has.
 
     Parameters
     ----------
-    mine : NadarayaWatsonSketchRegressor
-    theirs : NadarayaWatsonSketch
+    mine, other : NadarayaWatsonSketchRegressor
     """
+    theirs = other.sketch_
     remedy = "Give both the same value."
     require_equal("kernel", get_family(mine.kernel).name, theirs.family.name, remedy)
     for name in ("hashes_per_repetition", "n_repetitions"):
@@ -69,6 +69,8 @@ def require_same_parameters(mine: Any, theirs: Any) -> None:
         require_equal("bandwidth", bandwidth, theirs.bandwidth, remedy)
     if isinstance(mine.random_state, Integral):
         require_equal("random_state", mine.random_state, theirs.random_state, "Give both the same integer.")
+    require_equal("uncertainty", mine.uncertainty, other._has_moments, remedy)
+    require_equal("trend", mine.trend, None if other.trend_ is None else "linear", remedy)
 
 
 def require_same_names(mine: Any, theirs: Any) -> None:
@@ -79,6 +81,13 @@ def require_same_names(mine: Any, theirs: Any) -> None:
             f"Cannot merge: feature names {list(names)} and {list(others)} differ. Fit both on the same "
             "columns in the same order."
         )
+
+
+def require_same_channels(mine: Any, theirs: Any) -> None:
+    """Raise ValueError if two fitted regressors learn different sums: of squares too, or of more outputs."""
+    remedy = "Fit both with the same value."
+    require_equal("uncertainty", mine._has_moments, theirs._has_moments, remedy)
+    require_equal("n_outputs", mine._n_targets, theirs._n_targets, "Fit both with as many outputs.")
 
 
 def require_same_trend(mine: Any, theirs: Any) -> None:

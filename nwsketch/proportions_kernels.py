@@ -5,9 +5,6 @@ work on differences and never on inner products, so that near rows keep their di
 row may be reassociated, for speed: a result depends on the shape of a tile, never on threads.
 """
 
-# ruff: noqa: D103
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
-
 import numpy as np
 from numba import njit
 

@@ -18,12 +18,17 @@ from nwsketch._sklearn import Interval, StrOptions, fit_context
 from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import resolve_bandwidth, weighted_deviations
 from nwsketch.bandwidth_search import loo_score, search_bandwidth
-from nwsketch.correction import Rounds, choose_rounds, require_additive
+from nwsketch.correction import require_additive
 from nwsketch.hashing import HashFamily, get_family
-from nwsketch.merging import require_same_names, require_same_parameters, require_same_trend
+from nwsketch.merging import (
+    require_same_channels,
+    require_same_names,
+    require_same_parameters,
+    require_same_trend,
+)
 from nwsketch.progress import progress_bar
 from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
-from nwsketch.trend import fit_trend
+from nwsketch.trend import LinearTrend, fit_trend
 from nwsketch.uncertainty import Uncertainty, tell_apart
 from nwsketch.validation import validate_queries, validate_rows
 
@@ -59,7 +64,8 @@ default="scale"
         batch of a stream.
     uncertainty : bool, default=False
         Whether to learn the spread of the targets too, for ``predict(X, return_std=True)``: one more sum
-        per bucket and output.
+        per bucket and output. Targets far from zero compared with their spread lose digits in the squares:
+        subtract their mean first, or use a trend.
     hashes_per_repetition : int, default=1
         Elementary hashes joined into one code: the kernel is raised to this power.
     n_repetitions : int, default=1024
@@ -73,7 +79,8 @@ default="scale"
     n_groups : int, default=8
         Groups of ``"median_of_means"``; must divide ``n_repetitions``.
     empty : {"mean", "nan"} or float, default="mean"
-        Prediction where no learnt row is near: the weighted mean of all targets, NaN or a number.
+        Prediction where no learnt row is near: the weighted mean of all targets, NaN or a number. A
+        corrected fit has no such place: without rows near it tends to the mean (and trend) by itself.
     backend : {"auto", "numba"}, default="auto"
         What computes.
     device : {"cpu"} or None, default=None
@@ -252,7 +259,7 @@ default="scale"
             with self._unchanged_on_error():
                 X, targets, weights = self._validate(X, y, sample_weight, reset=True)
                 return self._start(X, targets, weights)
-        require_additive(self.sketch_, "partial_fit")
+        require_additive(self.sketch_.correction, "partial_fit")
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(X, targets))
         with progress_bar(self.verbose, X.shape[0]) as progress:
@@ -303,15 +310,18 @@ default="scale"
         """
         check_is_fitted(other)
         if not self._is_fitted():
-            require_same_parameters(self, other.sketch_)
+            require_same_parameters(self, other)
             count_threads(self.n_jobs)
             learnt = {name: value for name, value in vars(other).items() if name not in other.get_params()}
             learnt = deepcopy(learnt)
-            learnt["sketch_"].answer_by(self.aggregation, self.n_groups, self.empty)
+            learnt["sketch_"].answer_by(
+                self.aggregation, self.n_groups, self._empty_of_sketch(learnt["trend_"])
+            )
             learnt["sketch_"].n_jobs = self.n_jobs
             self.__dict__.update(learnt)
             return self
         require_same_names(self, other)
+        require_same_channels(self, other)
         require_same_trend(self.trend_, other.trend_)
         self.sketch_.merge(other.sketch_)
         return self
@@ -458,7 +468,6 @@ default="scale"
         self.trend_ = fit_trend(X, targets, weights) if self.trend == "linear" else None
         self._has_moments = self.uncertainty
         left = self._without_trend(X, targets)
-        rounds = None
         if not family.takes_bandwidth:
             self.bandwidth_ = None
         elif isinstance(self.bandwidth, str) and self.bandwidth != "scale":
@@ -474,20 +483,22 @@ default="scale"
                 n_rounds=None if self.bias_correction == "auto" else self.bias_correction,
                 n_threads=count_threads(self.n_jobs),
             )
-            rounds = found.rounds
             self.bandwidth_, self.loo_score_, self.bandwidth_path_ = found.bandwidth, found.score, found.path
         else:
             self.bandwidth_ = resolve_bandwidth(self.bandwidth, X, weights, family.distance)
         sketch = self._make_sketch(family, X.shape[1], self.bandwidth_)
         self.n_rounds_: int | None = None
         if self.bias_correction is not None:
-            self._correct(sketch, X, left, weights, rounds)
+            self._correct(sketch, X, left, weights)
         else:
             channels = self._channels(left)
             with progress_bar(self.verbose, X.shape[0]) as progress:
                 sketch.update(X, channels, weights, check_input=False, progress=progress)
             if hasattr(self, "loo_score_"):
+                if self.empty == "nan":  # rows without an answer are scored by the mean, as in the search
+                    sketch.answer_by(self.aggregation, self.n_groups, "mean")
                 self.loo_score_ = loo_score(sketch, X, channels, weights, deviations)
+                sketch.answer_by(self.aggregation, self.n_groups, self._empty_of_sketch(self.trend_))
         self.sketch_ = sketch
         return self
 
@@ -499,18 +510,22 @@ default="scale"
         *,
         searching: bool = False,
     ) -> NadarayaWatsonSketch:
-        """Make an empty sketch; one to search with answers every query and has no channel to spare."""
+        """Make an empty sketch; one to search with answers every query and has no channel to spare.
+
+        The best bandwidth of a plain sketch depends on its repetitions, that of a corrected one hardly.
+        """
+        most = N_REPETITIONS if searching and self.bias_correction is not None else self.n_repetitions
         return NadarayaWatsonSketch(
             n_features,
             self._n_targets * (2 if self.uncertainty and not searching else 1),
             kernel=family,
             bandwidth=1.0 if bandwidth is None else bandwidth,
             hashes_per_repetition=self.hashes_per_repetition,
-            n_repetitions=self.n_repetitions,
+            n_repetitions=min(self.n_repetitions, most),
             n_buckets=self.n_buckets,
             aggregation=self.aggregation,
             n_groups=self.n_groups,
-            empty="mean" if searching else self.empty,
+            empty="mean" if searching else self._empty_of_sketch(self.trend_),
             backend=self.backend,
             device=self.device,
             n_jobs=self.n_jobs,
@@ -523,29 +538,35 @@ default="scale"
         X: Any,
         targets: NDArray[np.float64],
         weights: NDArray[np.float64] | None,
-        rounds: Rounds | None,
     ) -> None:
-        """Learn all rows with bias correction; choose its rounds first, unless the search has."""
-        n_rounds = None if self.bias_correction == "auto" else self.bias_correction
-        if rounds is None and (n_rounds is None or self.uncertainty):
-            rounds = choose_rounds(sketch, X, targets, weights, count_threads(self.n_jobs), n_rounds)
-        if rounds is not None:
-            n_rounds = rounds.n_rounds
-        inflation = rounds.inflation if rounds is not None and self.uncertainty else None
-        sketch.correct(
-            X, targets, weights, n_rounds=int(n_rounds or 1), inflation=inflation, check_input=False
-        )
-        self.n_rounds_ = n_rounds
+        """Learn all rows with bias correction."""
+        inflation = None
+        if isinstance(self.bias_correction, Integral) and not self.uncertainty:
+            self.n_rounds_ = int(self.bias_correction)
+        else:  # rows must be held out, for the number of rounds or for the error that they leave
+            n_rounds = None if self.bias_correction == "auto" else self.bias_correction
+            rounds = sketch.choose_rounds(X, targets, weights, n_rounds=n_rounds, check_input=False)
+            self.n_rounds_ = rounds.n_rounds
+            inflation = rounds.inflation if self.uncertainty else None
+        sketch.correct(X, targets, weights, n_rounds=self.n_rounds_, inflation=inflation, check_input=False)
 
     def _without_trend(self, X: Any, targets: NDArray[np.float64]) -> NDArray[np.float64]:
         return targets if self.trend_ is None else targets - self.trend_.predict(X)
 
     def _channels(self, left: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what a sketch without bias correction learns: targets less the trend, and their squares."""
-        return np.hstack([left, left**2]) if self._has_moments else left
+        with np.errstate(over="ignore"):  # which the sketch refuses
+            return np.hstack([left, left**2]) if self._has_moments else left
 
     def _with_trend(self, X: Any, answers: NDArray[np.float64]) -> NDArray[np.float64]:
-        return answers if self.trend_ is None else answers + self.trend_.predict(X)
+        if self.trend_ is None:
+            return answers
+        answers = answers + self.trend_.predict(X)
+        return answers if isinstance(self.empty, str) else np.where(np.isnan(answers), self.empty, answers)
+
+    def _empty_of_sketch(self, trend: LinearTrend | None) -> Literal["mean", "nan"] | float:
+        """Return what the sketch answers without rows: a number must not have the trend added."""
+        return self.empty if isinstance(self.empty, str) or trend is None else "nan"
 
     def _uncertainty(self, X: Any, answers: NDArray[np.float64]) -> Uncertainty:
         if not self._has_moments:
@@ -553,6 +574,8 @@ default="scale"
                 "The spread of the targets was not learnt: fit with uncertainty=True to have standard "
                 "deviations."
             )
+        if not isinstance(self.empty, str):  # a number stands for a target, not for a square
+            answers = self.sketch_.query(X, empty="mean", check_input=False)
         parts = tell_apart(self.sketch_, X, answers)
         return Uncertainty(*(self._shaped(part) for part in parts))
 

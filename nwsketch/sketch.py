@@ -12,6 +12,7 @@ Nadaraya-Watson regression. (Daghaghi, Coleman, Geordie & Shrivastava, arXiv:231
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from threading import Lock
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ from nwsketch.aggregation import Rules, largest_divisor, tolerated
 from nwsketch.backends import State, get_backend
 from nwsketch.backends.base import Array, Progress
 from nwsketch.backends.threads import count_threads
-from nwsketch.correction import Correction, corrected, require_additive
+from nwsketch.bandwidth import weighted_deviations
+from nwsketch.correction import Correction, Rounds, choose_rounds, corrected, require_additive
 from nwsketch.hashing import HashFamily, HashPlan, get_family
 from nwsketch.inputs import (
     check_bandwidth,
@@ -212,7 +214,7 @@ class NadarayaWatsonSketch:
         ValueError
             If the input is not as described, or a cell's index would overflow.
         """
-        require_additive(self, "update")
+        require_additive(self.correction, "update")
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         with self._lock:
             check_sums(y, weights, self._state.weight_ever_added)
@@ -239,7 +241,7 @@ class NadarayaWatsonSketch:
         ValueError
             If a bucket would hold less than nothing: these rows were not added. Nothing changes.
         """
-        require_additive(self, "forget")
+        require_additive(self.correction, "forget")
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         with self._lock:
             state = self._backend.subtract(self._state, X, y, weights, self._threads())
@@ -272,8 +274,8 @@ class NadarayaWatsonSketch:
         ValueError
             If the hashes differ; the message says in what.
         """
-        require_additive(self, "merge")
-        require_additive(other, "merge")
+        require_additive(self.correction, "merge")
+        require_additive(other.correction, "merge")
         require_same_hashes(self, other)
         theirs = other._state
         with self._lock:
@@ -298,7 +300,7 @@ class NadarayaWatsonSketch:
         ValueError
             If ``factor`` is out of range.
         """
-        require_additive(self, "decay")
+        require_additive(self.correction, "decay")
         if not 0 < factor <= 1:
             raise ValueError(f"factor={factor!r} is out of range: give a number within (0, 1].")
         with self._lock:
@@ -306,6 +308,51 @@ class NadarayaWatsonSketch:
             totals[-1] = self._state.n_rows
             self._state = State(self._state.tables * factor, totals)
         return self
+
+    def choose_rounds(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        n_rounds: int | None = None,
+        stride: int = 1,
+        deviations: ArrayLike | None = None,
+        check_input: bool = True,
+    ) -> Rounds:
+        """Choose the number of rounds of :meth:`correct` by rows held out; the sketch stays as it is.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            All rows, with the targets that are to be corrected.
+        n_rounds : int or None, default=None
+            Look at this number alone.
+        stride : int, default=1
+            With 2 every other round is skipped: half the time, and scores slightly lower.
+        deviations : array-like of shape (n_corrected,) or None, default=None
+            Standard deviations that R2 refers to; None takes those of ``y``.
+        check_input : bool, default=True
+            False trusts the input (see :meth:`update`).
+
+        Returns
+        -------
+        Rounds
+            See :class:`nwsketch.correction.Rounds`.
+        """
+        X, y, given = self._rows(X, y, sample_weight, check_input, np.shape(y)[-1] if np.ndim(y) > 1 else 1)
+        weights = np.ones(len(y)) if given is None else given
+        return choose_rounds(
+            self._backend,
+            X,
+            y,
+            weights,
+            weighted_deviations(y, given) if deviations is None else np.asarray(deviations),
+            n_rounds=n_rounds,
+            stride=stride,
+            seed=self.random_state,
+            n_threads=self._threads(),
+        )
 
     def correct(
         self,
@@ -351,13 +398,28 @@ class NadarayaWatsonSketch:
                 "answer_by('mean') first."
             )
         n_corrected = self.n_outputs if inflation is None else self.n_outputs // 2
+        factors = None if inflation is None else np.asarray(inflation, dtype=np.float64)
+        if factors is not None and (
+            factors.shape != (self.n_outputs / 2,) or not (np.isfinite(factors) & (factors >= 0)).all()
+        ):
+            raise ValueError(
+                f"inflation={inflation!r} does not fit: give one finite, non-negative number for each of the "
+                f"targets, which are half of the sketch's {self.n_outputs} outputs, or None."
+            )
         X, y, weights = self._rows(X, y, sample_weight, check_input, n_corrected)
         weights = np.ones(len(y)) if weights is None else weights
         if not weights.sum() > 0:
             raise ValueError("The rows weigh nothing: give a positive sample_weight.")
         check_sums(y, weights, 0.0)
-        factors = None if inflation is None else np.asarray(inflation, dtype=np.float64)
-        state, correction = corrected(self, X, y, weights, n_rounds, factors)
+        state, correction = corrected(
+            self._backend,
+            self._backend.hashed(X, self._threads()),
+            y,
+            weights,
+            n_outputs=self.n_outputs,
+            n_rounds=n_rounds,
+            inflation=factors,
+        )
         with self._lock:
             self._state, self.correction = state, correction
         return self
@@ -387,7 +449,7 @@ class NadarayaWatsonSketch:
             If a choice is unknown, or the groups would be of unequal size.
         """
         if aggregation == "median_of_means":
-            require_additive(self, "median_of_means")
+            require_additive(self.correction, "median_of_means")
         self._rules = Rules(
             aggregation,
             check_integer("n_groups", n_groups, 1),
@@ -397,12 +459,16 @@ class NadarayaWatsonSketch:
         )
         return self
 
-    def query(self, X: Any, *, check_input: bool = True) -> Array:
+    def query(
+        self, X: Any, *, empty: Literal["mean", "nan"] | float | None = None, check_input: bool = True
+    ) -> Array:
         """Estimate the Nadaraya-Watson regression.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
+        empty : {"mean", "nan"}, float or None, default=None
+            Answers this time where no rows are near; None as :meth:`answer_by` was told.
         check_input : bool, default=True
             False trusts ``X`` (see :meth:`update`).
 
@@ -411,7 +477,7 @@ class NadarayaWatsonSketch:
         ndarray of shape (n_samples, n_outputs), float64
         """
         X = self._queries(X, check_input)
-        return self._regress(X, None, self._state.channel_totals)
+        return self._regress(X, None, self._state.channel_totals, empty)
 
     def kernel_sum(self, X: Any, *, check_input: bool = True) -> Array:
         """Estimate sum_i w_i k(x_i, q), unbiased under ``"mean"`` (so it may be negative by chance).
@@ -442,7 +508,7 @@ class NadarayaWatsonSketch:
         ndarray of shape (n_samples, n_outputs + 1), float64
             The means over all repetitions, which are unbiased, or the medians over groups of such means.
         """
-        require_additive(self, "channel_sums")
+        require_additive(self.correction, "channel_sums")
         return self._kernel_sums(X, check_input)
 
     def standard_error(self, X: Any, *, check_input: bool = True) -> Array:
@@ -468,14 +534,14 @@ class NadarayaWatsonSketch:
         ValueError
             If the sketch is corrected: its repetitions are not independent.
         """
-        require_additive(self, "standard_error")
+        require_additive(self.correction, "standard_error")
         X = self._queries(X, check_input)
         n_groups = largest_divisor(self.n_repetitions, GROUPS_OF_ERRORS)
         errors = np.empty((X.shape[0], self.n_outputs))
         for start in range(0, X.shape[0], ROWS_OF_ERRORS):
             rows = slice(start, start + ROWS_OF_ERRORS)
-            sums, _ = self._backend.sums(self._state, X[rows], n_groups, None, self._threads())
-            errors[rows] = self._rules.standard_errors(sums, self._state)
+            sums, squares = self._backend.sums(self._state, X[rows], n_groups, None, self._threads())
+            errors[rows] = self._rules.standard_errors(sums, squares, self._state)
         return errors
 
     def loo_query(
@@ -497,7 +563,7 @@ class NadarayaWatsonSketch:
         -------
         ndarray of shape (n_samples, n_outputs), float64
         """
-        require_additive(self, "Leaving one out")
+        require_additive(self.correction, "Leaving one out")
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         own = np.ones((len(y), self.n_outputs + 1))
         own[:, :-1] = y
@@ -507,9 +573,10 @@ class NadarayaWatsonSketch:
 
     # -- within -------------------------------------------------------------------------------
 
-    def _regress(self, X: Any, own: Array | None, totals: Array) -> Array:
-        sums, squares = self._backend.sums(self._state, X, self._rules.groups, own, self._threads())
-        answers = self._rules.regress(sums, squares, totals, self._state)
+    def _regress(self, X: Any, own: Array | None, totals: Array, empty: Any = None) -> Array:
+        rules = self._rules if empty is None else replace(self._rules, empty=empty)
+        sums, squares = self._backend.sums(self._state, X, rules.groups, own, self._threads())
+        answers = rules.regress(sums, squares, totals, self._state)
         if self.correction is not None:
             n_corrected = self.correction.offset.size
             means = sums[:, 0, :n_corrected] / self.n_repetitions

@@ -39,7 +39,7 @@ SERIAL_SIZE = 2**13
 #: Rows that a family without compiled arithmetic is given at a time (dense, also if X is sparse).
 PLAIN_ROWS = 256
 #: The codes of rows that are hashed again and again are kept if they take at most as many bytes.
-KEPT_BYTES = 2**30
+KEPT_BYTES = 2**31
 
 Codes = NDArray[np.uint32]
 #: Fills codes (last - first, n_rows) of the repetitions first <= r < last.

@@ -26,6 +26,7 @@ _controller: ThreadpoolController | None = None
 _limiting_thread: ThreadPoolExecutor | None = None
 _n_limiting = 0
 _limiter: Any = None
+_here = threading.local()
 
 
 def _forget_pool() -> None:
@@ -70,7 +71,8 @@ def run_ranges(task: Callable[[int, int], None], n_items: int, n_threads: int) -
     """Call ``task(first, last)`` on contiguous ranges that cover ``range(n_items)``.
 
     The calling thread takes the first range. An exception of any range is raised after all
-    of them have ended.
+    of them have ended. On a thread of the pool itself the whole range is one: tasks that waited for a
+    place in the pool while they hold one could wait for ever.
 
     Parameters
     ----------
@@ -78,7 +80,7 @@ def run_ranges(task: Callable[[int, int], None], n_items: int, n_threads: int) -
         Releases the GIL for most of its time and writes only what belongs to its range.
     n_items, n_threads : int
     """
-    n_ranges = min(n_threads, n_items)
+    n_ranges = 1 if getattr(_here, "in_pool", False) else min(n_threads, n_items)
     if n_ranges <= 1:
         task(0, n_items)
         return
@@ -97,8 +99,15 @@ def _shared_pool() -> ThreadPoolExecutor:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(int(numba.config.NUMBA_NUM_THREADS), thread_name_prefix="nwsketch")
+            _pool = ThreadPoolExecutor(
+                int(numba.config.NUMBA_NUM_THREADS), thread_name_prefix="nwsketch", initializer=_mark
+            )
         return _pool
+
+
+def _mark() -> None:
+    """Remember that this thread belongs to the pool."""
+    _here.in_pool = True
 
 
 @contextmanager

@@ -11,8 +11,8 @@ How it is measured, alike for every arm:
   part, at most 1,500 rows, the same for every arm. One after the other, until ``--budget`` CPU seconds are
   spent (what was begun is ended, so the first always counts) or none is left. The best is fitted once more
   on all training rows that the arm can stand. Test rows play no part in it.
-- A trial learns from at most 2,500 rows for KernelRidge, from all for k nearest neighbours, from at most
-  10,000 for the others: mostly half a dozen trials or more in 6 seconds.
+- A trial learns from at most 2,500 rows for KernelRidge, from 5,000 for the tuned sketch, from all for
+  k nearest neighbours, from at most 10,000 for the others.
   KernelRidge, whose memory grows with the square of the rows and whose time with the cube, learns from
   10,000 rows in the end, exact Nadaraya-Watson from 30,000, all others from all.
 - Seconds are those of all processors together (``time.process_time``), so that other work on the machine
@@ -33,7 +33,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numba
@@ -52,10 +52,11 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
-from nwsketch import NadarayaWatsonRegressor
+from nwsketch import KernelBandwidthScaler, NadarayaWatsonRegressor, NadarayaWatsonSketchRegressor
 
 MOST_TEST_ROWS = 4_000
 MOST_HELD_OUT = 1_500
+MOST_TUNING_ROWS = 10_000
 SMOKE_SET = "friedman1"
 GAMMAS = tuple(2.0**k for k in range(-9, 6))  # times 1 / n_features
 ALPHAS = tuple(10.0**k for k in range(-6, 2))
@@ -141,6 +142,10 @@ class Arm:
         Takes a :class:`Context`, returns an unfitted transformer. It learns from the rows of the fit (held
         out ones too, but no test row) before the trials, at the expense of their budget; they and the fit see
         transformed features.
+    least_rows : int, default=0
+        Sets with fewer rows are left out.
+    final : dict
+        What the fit on all rows adds to the configuration.
     """
 
     make: Callable
@@ -148,6 +153,8 @@ class Arm:
     most_rows: int | None = None
     most_tuning_rows: int | None = None
     make_scales: Callable | None = None
+    least_rows: int = 0
+    final: dict = field(default_factory=dict)
 
 
 def make_exact(context, bandwidth):
@@ -183,6 +190,44 @@ def make_neighbours(context, **configuration):
     return KNeighborsRegressor(n_jobs=context.n_threads, **configuration)
 
 
+class GrowingNystroem(Nystroem):
+    """Nystroem features whose number grows once all rows are there: tuned fast, fitted long."""
+
+    def fit(self, X, y=None):
+        """Choose 1,000 landmarks from up to 10,000 rows, 3,000 from more."""
+        self.n_components = 1000 if len(X) <= MOST_TUNING_ROWS else 3000
+        return super().fit(X, y)
+
+
+def make_growing_nystroem(context, gamma, alpha):
+    features = GrowingNystroem(gamma=gamma / context.n_features, random_state=context.seed)
+    return make_pipeline(features, Ridge(alpha=alpha))
+
+
+def make_sketch(**parameters):
+    """Return a function that makes a sketch with some parameters fixed, others from a configuration."""
+
+    def make(context, kernel="laplacian", trend=None, n_repetitions=1024):
+        return NadarayaWatsonSketchRegressor(
+            kernel=kernel,
+            hashes_per_repetition=8 if kernel == "l2" else 1,
+            trend=trend,
+            n_repetitions=n_repetitions,
+            n_jobs=context.n_threads,
+            random_state=context.seed,
+            **parameters,
+        )
+
+    return make
+
+
+def make_scaler(distance):
+    def make(context):
+        return KernelBandwidthScaler(distance=distance, n_jobs=context.n_threads, random_state=context.seed)
+
+    return make
+
+
 def kernel_ridge_grid():
     start = {"gamma": 0.5, "alpha": 1e-2}
     return Grid(start, {"gamma": 3, "alpha": 3}, gamma=GAMMAS, alpha=ALPHAS)
@@ -194,13 +239,24 @@ def features_grid():
 
 
 ARMS = {
+    "sketch, default": Arm(make_sketch()),
+    "sketch, loo": Arm(make_sketch(bandwidth="loo")),
+    "sketch, loo per feature": Arm(make_sketch(bandwidth="loo_per_feature")),
+    "corrected, loo": Arm(make_sketch(bandwidth="loo", bias_correction="auto")),
+    "corrected, loo per feature": Arm(make_sketch(bandwidth="loo_per_feature", bias_correction="auto")),
+    "corrected, tuned, 4096 repetitions": Arm(
+        make_sketch(bandwidth="loo_per_feature", bias_correction="auto"),
+        Grid({"kernel": "laplacian", "trend": None}, {}, kernel=("laplacian", "l2"), trend=(None, "linear")),
+        most_tuning_rows=5_000,
+        final={"n_repetitions": 4096},
+    ),
     "exact NW": Arm(
         make_exact,
         Grid(
             {"bandwidth": 2.0**-4}, {"bandwidth": 4}, bandwidth=tuple(2.0 ** (k / 2) for k in range(-20, 3))
         ),
         most_rows=30_000,
-        most_tuning_rows=10_000,
+        most_tuning_rows=MOST_TUNING_ROWS,
     ),
     "KernelRidge rbf": Arm(
         make_kernel_ridge("rbf"), kernel_ridge_grid(), most_rows=10_000, most_tuning_rows=2_500
@@ -208,8 +264,25 @@ ARMS = {
     "KernelRidge laplacian": Arm(
         make_kernel_ridge("laplacian"), kernel_ridge_grid(), most_rows=10_000, most_tuning_rows=2_500
     ),
-    "Nystroem(1000) + Ridge": Arm(make_nystroem, features_grid(), most_tuning_rows=10_000),
-    "RBFSampler(1000) + Ridge": Arm(make_fourier, features_grid(), most_tuning_rows=10_000),
+    "KernelRidge rbf, our scales": Arm(
+        make_kernel_ridge("rbf"),
+        kernel_ridge_grid(),
+        most_rows=10_000,
+        most_tuning_rows=2_500,
+        make_scales=make_scaler("euclidean"),
+    ),
+    "KernelRidge laplacian, our scales": Arm(
+        make_kernel_ridge("laplacian"),
+        kernel_ridge_grid(),
+        most_rows=10_000,
+        most_tuning_rows=2_500,
+        make_scales=make_scaler("cityblock"),
+    ),
+    "Nystroem(3000) + Ridge": Arm(
+        make_growing_nystroem, features_grid(), most_tuning_rows=MOST_TUNING_ROWS, least_rows=30_000
+    ),
+    "Nystroem(1000) + Ridge": Arm(make_nystroem, features_grid(), most_tuning_rows=MOST_TUNING_ROWS),
+    "RBFSampler(1000) + Ridge": Arm(make_fourier, features_grid(), most_tuning_rows=MOST_TUNING_ROWS),
     "HistGradientBoosting": Arm(
         make_boosting,
         RandomSearch(
@@ -220,7 +293,7 @@ ARMS = {
             l2_regularization=lambda rng: float(rng.choice((0.0, 0.1, 1.0, 10.0))),
             max_features=lambda rng: float(rng.choice((0.3, 0.5, 0.7, 1.0))),
         ),
-        most_tuning_rows=10_000,
+        most_tuning_rows=MOST_TUNING_ROWS,
     ),
     "k nearest neighbours": Arm(
         make_neighbours,
@@ -307,7 +380,7 @@ def measure(arm, split, context):
         left = replace(context, budget=context.budget - scale_seconds)
         best, held_out_r2, n_trials, tune_seconds = tune(arm, X, y, left)
     X, y = X[: arm.most_rows], y[: arm.most_rows]
-    model, fit_seconds = timed(arm.make(context, **best).fit, X, y)
+    model, fit_seconds = timed(arm.make(context, **best, **arm.final).fit, X, y)
 
     def predict():
         return model.predict(split.X_test if scales is None else scales.transform(split.X_test))
@@ -372,6 +445,8 @@ def run(folder, names, arms, n_seeds, budget, n_threads, file):
     for seed, name, arm in with_progress(wanted):
         if loaded != (seed, name):
             loaded, split = (seed, name), load_split(folder, name, seed)
+        if len(split.X) < ARMS[arm].least_rows:
+            continue
         context = Context(seed, n_threads, split.X.shape[1], budget)
         record = {"set": name, "arm": arm, "seed": seed, "budget": budget, "threads": n_threads}
         record |= measure(ARMS[arm], split, context)

@@ -28,12 +28,10 @@ def backfit(
         change[:] = 0.0
         for i in range(row_codes.size):
             change[row_codes[i]] += weights[i] * residuals[i]
-        for b in range(change.size):
-            count = table[b, weight]
-            if count > 0.0:
-                share = table[b, output] / n_repetitions
-                change[b] = (change[b] + count * share) / (count + ridge * n_repetitions) - share
-                table[b, output] += change[b] * n_repetitions
+        for b in range(change.size):  # all zero where the bucket is empty: no branch, which would cost more
+            count, share = table[b, weight], table[b, output] / n_repetitions
+            change[b] = (change[b] + count * share) / (count + ridge * n_repetitions) - share
+            table[b, output] += change[b] * n_repetitions
         for i in range(row_codes.size):
             residuals[i] -= change[row_codes[i]]
 
