@@ -3,7 +3,7 @@
 The descent of :mod:`nwsketch.proportions` finds the proportions between features with the exact estimator.
 The overall factor is the sketch's own to choose: at the bandwidth that is best for the exact estimator
 most buckets of a query are empty, and the fewer the repetitions, the wider the best bandwidth. So
-sketches of the size wanted are fitted at several factors, and judged
+sketches (of the size wanted, unless they are corrected) are fitted at several factors, and judged
 
 - without bias correction by their exact leave-one-out error, which costs one look-up per row: its own
   share is taken off its buckets (see :meth:`NadarayaWatsonSketch.loo_query`);
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 #: Rows that a sketch learns from while factors are compared: this many, or an eighth if that is more.
 LEAST_ROWS, SHARE_OF_ROWS = 5_000, 1 / 8
+#: Repetitions, at most, of the corrected sketches that are compared: their best bandwidth hardly depends on
+#: the number, that of a plain sketch does.
+MOST_REPETITIONS = 256
 #: Rows that are left out one by one.
 MOST_LEFT_OUT = 3_000
 #: Binary logarithms of the factors tried first; if the best is the first or last one, others follow.

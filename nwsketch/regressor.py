@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from nwsketch._sklearn import Interval, StrOptions, fit_context
 from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import resolve_bandwidth, weighted_deviations
-from nwsketch.bandwidth_search import loo_score, search_bandwidth
+from nwsketch.bandwidth_search import MOST_REPETITIONS, loo_score, search_bandwidth
 from nwsketch.correction import require_additive
 from nwsketch.hashing import HashFamily, get_family
 from nwsketch.merging import (
@@ -103,8 +103,8 @@ default="scale"
         What ``"loo"`` or ``"loo_per_feature"`` tried: bandwidths, scores, descent.
     loo_score_ : float
         After ``"loo"`` or ``"loo_per_feature"``: R2 of rows left out, the mean over the outputs. Without
-        bias correction it is the sketch's exact leave-one-out score (of at most 3,000 rows); with it the
-        best score of the search on held-out rows, as leaving out by subtraction is not possible then.
+        bias correction it is the sketch's exact leave-one-out score (of at most 3,000 rows); with it that of
+        held-out rows, as leaving out by subtraction is not possible then.
     n_rounds_ : int or None
         Rounds of the bias correction.
     trend_ : LinearTrend or None
@@ -489,7 +489,7 @@ default="scale"
         sketch = self._make_sketch(family, X.shape[1], self.bandwidth_)
         self.n_rounds_: int | None = None
         if self.bias_correction is not None:
-            self._correct(sketch, X, left, weights)
+            self._correct(sketch, X, left, weights, deviations)
         else:
             channels = self._channels(left)
             with progress_bar(self.verbose, X.shape[0]) as progress:
@@ -510,18 +510,17 @@ default="scale"
         *,
         searching: bool = False,
     ) -> NadarayaWatsonSketch:
-        """Make an empty sketch; one to search with answers every query and has no channel to spare.
-
-        The best bandwidth of a plain sketch depends on its repetitions, that of a corrected one hardly.
-        """
-        most = N_REPETITIONS if searching and self.bias_correction is not None else self.n_repetitions
+        """Make an empty sketch; one to search with answers every query and has no channel to spare."""
+        n_repetitions = self.n_repetitions
+        if searching and self.bias_correction is not None:
+            n_repetitions = min(n_repetitions, MOST_REPETITIONS)
         return NadarayaWatsonSketch(
             n_features,
             self._n_targets * (2 if self.uncertainty and not searching else 1),
             kernel=family,
             bandwidth=1.0 if bandwidth is None else bandwidth,
             hashes_per_repetition=self.hashes_per_repetition,
-            n_repetitions=min(self.n_repetitions, most),
+            n_repetitions=n_repetitions,
             n_buckets=self.n_buckets,
             aggregation=self.aggregation,
             n_groups=self.n_groups,
@@ -538,6 +537,7 @@ default="scale"
         X: Any,
         targets: NDArray[np.float64],
         weights: NDArray[np.float64] | None,
+        deviations: NDArray[np.float64],
     ) -> None:
         """Learn all rows with bias correction."""
         inflation = None
@@ -545,8 +545,12 @@ default="scale"
             self.n_rounds_ = int(self.bias_correction)
         else:  # rows must be held out, for the number of rounds or for the error that they leave
             n_rounds = None if self.bias_correction == "auto" else self.bias_correction
-            rounds = sketch.choose_rounds(X, targets, weights, n_rounds=n_rounds, check_input=False)
+            rounds = sketch.choose_rounds(
+                X, targets, weights, n_rounds=n_rounds, deviations=deviations, check_input=False
+            )
             self.n_rounds_ = rounds.n_rounds
+            if hasattr(self, "loo_score_"):
+                self.loo_score_ = rounds.score
             inflation = rounds.inflation if self.uncertainty else None
         sketch.correct(X, targets, weights, n_rounds=self.n_rounds_, inflation=inflation, check_input=False)
 
