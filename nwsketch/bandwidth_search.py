@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LEAST_ROWS, SHARE_OF_ROWS = 5_000, 1 / 8
 #: Repetitions, at most, of the corrected sketches that are compared: their best bandwidth hardly depends on
 #: the number, that of a plain sketch does.
-MOST_REPETITIONS = 256
+MOST_REPETITIONS = 512
 #: Rows that are left out one by one.
 MOST_LEFT_OUT = 3_000
 #: Binary logarithms of the factors tried first; if the best is the first or last one, others follow.

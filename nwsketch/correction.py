@@ -38,6 +38,8 @@ from nwsketch.inputs import check_sums
 FIRST_RIDGE = 16.0
 #: Most rounds that ``"auto"`` tries; the ridge is 2.4e-4 by then.
 MOST_ROUNDS = 17
+#: Rounds for the squares of what a correction leaves over: chance makes them far noisier than targets.
+ROUNDS_OF_SQUARES = 2
 #: Rounds without a better held-out score after which ``"auto"`` stops.
 PATIENCE = 2
 #: Share of the rows that are held out to choose the number of rounds, ...
@@ -53,8 +55,8 @@ class Correction(NamedTuple):
 
     Attributes
     ----------
-    offset : ndarray of shape (n_corrected,)
-        Added to every prediction: the weighted mean of the targets.
+    offset : ndarray of shape (n_outputs,)
+        Added to every prediction: the weighted mean of the targets, and of the squares if they are learnt.
     n_rounds : int
         Rounds of backfitting.
     """
@@ -121,7 +123,9 @@ def corrected(
         Outputs of the sketch: ``n_corrected``, or twice as many with ``inflation``.
     n_rounds : int
     inflation : ndarray of shape (n_corrected,) or None
-        What the squared residuals are multiplied by before they are learnt; None learns none.
+        What the squared residuals are multiplied by before they are learnt, by backfitting too: their
+        weighted average, at the wide bandwidths of a corrected sketch, is nearly the same everywhere. None
+        learns none.
 
     Returns
     -------
@@ -135,8 +139,9 @@ def corrected(
         with np.errstate(over="ignore"):
             squares = inflation[:, np.newaxis] * residuals**2
         check_sums(squares.T, weights, 0.0)
-        for k, channel in enumerate(squares, start=len(values)):
-            backend.add_channel(state, rows, weights * channel, k)
+        learnt = fit_rounds(backend, rows, squares.T, weights, len(squares), ROUNDS_OF_SQUARES)
+        state.tables[..., len(values) : 2 * len(values)] = learnt[0].tables[..., :-1]
+        offset = np.concatenate([offset, learnt[1]])
         values += [*squares]
     totals = [*(weights @ np.column_stack(values)), weights.sum(), weights.sum(), len(y)]
     return State(state.tables, np.array(totals)), Correction(offset, n_rounds)

@@ -383,8 +383,9 @@ default="scale"
         Uncertainty
             ``sketch``, the spread over the repetitions, which falls as ``1 / sqrt(n_repetitions)``, and
             ``target``, the spread of the targets near the query: the root of their weighted second
-            moment less the squared prediction, or, with bias correction, the root of the weighted mean of
-            squared residuals, enlarged as held-out residuals exceeded those of learnt rows.
+            moment less the squared prediction, or, with bias correction, the root of the squared
+            residuals as two rounds of correction predict them, enlarged as held-out residuals exceeded those
+            of learnt rows.
 
         Raises
         ------

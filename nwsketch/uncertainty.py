@@ -11,6 +11,10 @@ from nwsketch.backends.base import Array
 if TYPE_CHECKING:
     from nwsketch.sketch import NadarayaWatsonSketch
 
+#: The squares of what a correction leaves over are solved for, and may come out negative: nowhere does the
+#: standard deviation fall below this part of its root mean square.
+LEAST_PART = 0.1
+
 
 class Uncertainty(NamedTuple):
     """Where the error of a prediction comes from, as standard deviations in units of the target.
@@ -53,5 +57,5 @@ def tell_apart(sketch: NadarayaWatsonSketch, X: Any, answers: Array) -> Uncertai
         variances = squares - means**2
     else:
         errors = np.full(means.shape, np.nan)
-        variances = squares
+        variances = np.maximum(squares, LEAST_PART**2 * sketch.correction.offset[n_targets:])
     return Uncertainty(errors, np.sqrt(np.maximum(variances, 0.0)))

@@ -84,7 +84,10 @@ def test_the_best_of_what_was_tried_is_taken(search, parameters):
     np.testing.assert_array_equal(model.bandwidth_, path.bandwidths[path.scores.argmax()])
     if parameters == {"bias_correction": "auto"}:  # the search skips every other round
         rounds = model.sketch_.choose_rounds(X, y)
-        assert (model.n_rounds_, model.loo_score_) == (rounds.n_rounds, pytest.approx(rounds.score, abs=1e-12))
+        assert (model.n_rounds_, model.loo_score_) == (
+            rounds.n_rounds,
+            pytest.approx(rounds.score, abs=1e-12),
+        )
         assert model.loo_score_ == pytest.approx(path.scores.max(), abs=0.02)
     else:
         assert model.loo_score_ == pytest.approx(path.scores.max(), abs=1e-12)

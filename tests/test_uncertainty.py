@@ -7,6 +7,7 @@ import pytest
 from helpers import KERNELS, SMALL, WITH_BANDWIDTH, learnt, make_rows
 from scipy import sparse
 from sklearn.base import clone
+from sklearn.datasets import make_friedman1
 
 from nwsketch import NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
 
@@ -333,3 +334,22 @@ def test_no_answer_has_no_deviation():
     X, y = make_rows()
     model = make(bandwidth=0.3, empty="nan").fit(X, y)
     assert np.isnan(model.predict(np.full((1, 4), 1e5), return_std=True)).all()
+
+
+def test_standard_deviations_of_a_corrected_fit_follow_the_noise():
+    X, y = make_friedman1(n_samples=4_000, n_features=6, random_state=0)
+    noise = 0.3 + 3.0 * X[:, 4]
+    y += noise * np.random.default_rng(0).standard_normal(len(y))
+    model = NadarayaWatsonSketchRegressor(
+        bandwidth="loo_per_feature",
+        bias_correction="auto",
+        uncertainty=True,
+        n_repetitions=256,
+        random_state=0,
+        n_jobs=1,
+    ).fit(X[:3_000], y[:3_000])
+    _, std = model.predict(X[3_000:], return_std=True)
+    noise = noise[3_000:]
+    quiet, loud = np.median(std[noise < 1.0]), np.median(std[noise > 2.5])
+    assert std.min() > 0.0
+    assert loud > 2.0 * quiet  # the truth is about 4

@@ -11,8 +11,8 @@ How it is measured, alike for every arm:
   part, at most 1,500 rows, the same for every arm. One after the other, until ``--budget`` CPU seconds are
   spent (what was begun is ended, so the first always counts) or none is left. The best is fitted once more
   on all training rows that the arm can stand. Test rows play no part in it.
-- A trial learns from at most 2,500 rows for KernelRidge, from 5,000 for the tuned sketch, from all for
-  k nearest neighbours, from at most 10,000 for the others.
+- A trial learns from at most 2,500 rows for KernelRidge, from all for k nearest neighbours, from at
+  most 10,000 for the others.
   KernelRidge, whose memory grows with the square of the rows and whose time with the cube, learns from
   10,000 rows in the end, exact Nadaraya-Watson from 30,000, all others from all.
 - Seconds are those of all processors together (``time.process_time``), so that other work on the machine
@@ -247,7 +247,7 @@ ARMS = {
     "corrected, tuned, 4096 repetitions": Arm(
         make_sketch(bandwidth="loo_per_feature", bias_correction="auto"),
         Grid({"kernel": "laplacian", "trend": None}, {}, kernel=("laplacian", "l2"), trend=(None, "linear")),
-        most_tuning_rows=5_000,
+        most_tuning_rows=MOST_TUNING_ROWS,
         final={"n_repetitions": 4096},
     ),
     "exact NW": Arm(
@@ -469,8 +469,52 @@ def print_row(cells):
     print("| " + " | ".join(str(cell) for cell in cells) + " |")
 
 
+OURS = "corrected, tuned, 4096 repetitions"
+RIVALS = {
+    "KernelRidge": ("KernelRidge rbf", "KernelRidge laplacian"),
+    "HistGradientBoosting": ("HistGradientBoosting",),
+    "Nystroem": ("Nystroem(1000) + Ridge", "Nystroem(3000) + Ridge"),
+    "exact NW": ("exact NW",),
+    "k-NN": ("k nearest neighbours",),
+}
+
+
+def print_verdicts(records):
+    """Print our best sketch's R2 less that of each rival (of several arms the better), by paired seeds."""
+    found = {(record["set"], record["arm"], record["seed"]): record["r2"] for record in records}
+    names = [name for name in SETS if (name, OURS, 0) in found]
+    if not names:
+        return
+    print_row([f"{OURS}: R2 less that of", *RIVALS])
+    print_row(["---", *["--:"] * len(RIVALS)])
+    verdicts = {rival: [] for rival in RIVALS}
+    for name in names:
+        cells = [name]
+        for rival, arms in RIVALS.items():
+            seeds = [seed for seed in range(100) if (name, OURS, seed) in found]
+            seeds = [seed for seed in seeds if (name, arms[0], seed) in found]
+            arms = [arm for arm in arms if all((name, arm, seed) in found for seed in seeds)]
+            scores = [[found[name, arm, seed] for seed in seeds] for arm in arms]
+            if not seeds or not scores:
+                cells.append("")
+                continue
+            gaps = np.array([found[name, OURS, seed] for seed in seeds]) - max(scores, key=np.mean)
+            verdicts[rival].append(gaps.mean())
+            cells.append(("+" if gaps.mean() >= 0 else "") + with_half_width(gaps))
+        print_row(cells)
+    print()
+    for rival, gaps in verdicts.items():
+        if gaps:
+            print(
+                f"At or above {rival} on {np.sum(np.array(gaps) >= 0)} of {len(gaps)} sets; furthest below: "
+                f"{max(-min(gaps), 0):.3f}."
+            )
+    print()
+
+
 def print_tables(records):
-    """Print R2 of all arms on all sets, then a table for every set, in Markdown; means over the seeds."""
+    """Print verdicts, R2 of all arms on all sets, then a table for every set; Markdown, means over seeds."""
+    print_verdicts(records)
     names = [name for name in (*SETS, SMOKE_SET) if any(record["set"] == name for record in records)]
     arms = list(dict.fromkeys([*ARMS, *(record["arm"] for record in records)]))
     arms = [arm for arm in arms if any(record["arm"] == arm for record in records)]
