@@ -140,9 +140,9 @@ class Rules:
         return median_over_groups(means)
 
 
-def largest_divisor(number: int, most: int) -> int:
-    """Return the largest divisor of ``number`` that is not above ``most``."""
-    return max(divisor for divisor in range(1, most + 1) if number % divisor == 0)
+def divisor_from(number: int, least: int) -> int:
+    """Return the smallest divisor of ``number`` that is at least ``least``, or ``number`` if that is less."""
+    return next(divisor for divisor in range(min(least, number), number + 1) if number % divisor == 0)
 
 
 def tolerated(state: State) -> float:

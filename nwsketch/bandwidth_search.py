@@ -35,7 +35,7 @@ MOST_REPETITIONS = 512
 MOST_LEFT_OUT = 3_000
 #: Binary logarithms of the factors tried first; if the best is the first or last one, others follow.
 EXPONENTS = (0.0, 1.0, 2.0, 3.0)
-#: Furthest from the start, in binary logarithms.
+#: Distance from the start, in binary logarithms, from which on no further factors follow.
 FURTHEST = 10.0
 
 
@@ -48,8 +48,8 @@ class BandwidthPath(NamedTuple):
         Those learnt, then those proportional to ``"scale"``; in ascending order of their factor.
     scores : ndarray of shape (n_tried,)
         R2 of rows left out.
-    descent : ndarray of shape (n_steps, n_features) or None
-        Bandwidths along the descent that found the proportions.
+    descent : ndarray of shape (n_steps + 1, n_features) or None
+        Bandwidths along the descent that looked for the proportions, its start first; None for ``"loo"``.
     """
 
     bandwidths: Array
@@ -93,6 +93,8 @@ class Judge:
         Whether the sketches are corrected.
     n_rounds : int or None
         Rounds of the correction; None looks for the best number.
+    seed : int
+        Draws the rows that are looked at, and the minibatches.
     n_threads : int
     """
 
@@ -105,10 +107,11 @@ class Judge:
         deviations: Array,
         corrected: bool,
         n_rounds: int | None,
+        seed: int,
         n_threads: int,
     ) -> None:
         most = max(LEAST_ROWS, int(SHARE_OF_ROWS * len(y)))
-        some = _subsample(make_sketch(np.ones(X.shape[1])).random_state, weights, most)
+        some = _subsample(seed, weights, most)
         self._rows = X[some], y[some], weights[some]
         self._make_sketch, self._deviations = make_sketch, deviations
         self._corrected, self._n_rounds = corrected, n_rounds
@@ -176,6 +179,7 @@ def search_bandwidth(
     per_feature: bool,
     corrected: bool,
     n_rounds: int | None,
+    seed: int,
     n_threads: int,
 ) -> Found:
     """Find the bandwidths that do best on rows left out.
@@ -198,6 +202,8 @@ def search_bandwidth(
         Whether the sketch will be corrected.
     n_rounds : int or None
         Rounds of the correction; None looks for the best number.
+    seed : int
+        Draws the rows that are looked at, and the minibatches.
     n_threads : int
 
     Returns
@@ -205,10 +211,9 @@ def search_bandwidth(
     Found
     """
     weights = np.ones(len(y)) if weights is None else weights
-    judge = Judge(make_sketch, X, y, weights, deviations, corrected, n_rounds, n_threads)
+    judge = Judge(make_sketch, X, y, weights, deviations, corrected, n_rounds, seed, n_threads)
     starts, descent = [scale_bandwidth(X, weights, distance)], None
     if per_feature:
-        seed = make_sketch(starts[0]).random_state
         learnt = learn_proportions(
             X, y, weights, starts[0], distance=distance, random_state=seed, n_threads=n_threads
         )

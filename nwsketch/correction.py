@@ -36,6 +36,8 @@ from nwsketch.inputs import check_sums
 
 #: Ridge of the first round, in units of KernelRidge's alpha; it halves from round to round.
 FIRST_RIDGE = 16.0
+#: The ridge falls no further than to this part of the first one: 0 would divide empty buckets by 0.
+LEAST_PART_OF_RIDGE = 2.0**-1000
 #: Most rounds that ``"auto"`` tries; the ridge is 2.4e-4 by then.
 MOST_ROUNDS = 17
 #: Rounds for the squares of what a correction leaves over: chance makes them far noisier than targets.
@@ -75,7 +77,8 @@ class Rounds(NamedTuple):
     score : float
         R2 on held-out rows after as many, the mean over the outputs.
     scores : ndarray of shape (n_tried,)
-        R2 after 1, 2, ... rounds (or 1, 1 + stride, ...).
+        R2 after 1, 2, ... rounds, or after every ``stride``-th of them (see :func:`ridges`). NaN if fewer
+        than 4 rows have weight.
     inflation : ndarray of shape (n_outputs,)
         Mean squared error of held-out rows over that of learnt rows, at the best number.
     """
@@ -88,7 +91,10 @@ class Rounds(NamedTuple):
 
 def ridges(n_rounds: int, stride: int = 1) -> Iterator[float]:
     """Yield the ridge of every round, or of every ``stride``-th one and the last."""
-    return (FIRST_RIDGE * 0.5**k for k in range((n_rounds - 1) % stride, n_rounds, stride))
+    return (
+        FIRST_RIDGE * max(0.5**k, LEAST_PART_OF_RIDGE)
+        for k in range((n_rounds - 1) % stride, n_rounds, stride)
+    )
 
 
 def require_additive(correction: Correction | None, operation: str) -> None:
@@ -215,16 +221,21 @@ def choose_rounds(
 
     Parameters
     ----------
-    sketch : NadarayaWatsonSketch
-        Lends its hashes and its seed; not changed.
+    backend : Backend
+        Lends its hashes.
     X : ndarray or canonical CSR of shape (n_samples, n_features)
     y : ndarray of shape (n_samples, n_outputs)
-    weights : ndarray of shape (n_samples,) or None
-    n_threads : int
+    weights : ndarray of shape (n_samples,)
+        Not all zero.
+    deviations : ndarray of shape (n_outputs,)
+        Standard deviations that R2 refers to.
     n_rounds : int or None
         Look at this number alone.
-    deviations : ndarray of shape (n_outputs,) or None, default=None
-        Standard deviations that R2 refers to; None takes those of ``y``.
+    stride : int
+        Skip rounds: see :func:`ridges`.
+    seed : int
+        Draws the rows that are held out.
+    n_threads : int
 
     Returns
     -------
@@ -253,7 +264,7 @@ def choose_rounds(
     best = length - 1 if n_rounds is not None else int(np.argmax(scores))
     held_out_error, learnt_error = errors[best]
     inflation = np.divide(held_out_error, learnt_error, out=np.ones(y.shape[1]), where=learnt_error > 0)
-    chosen = best * stride + 1 if n_rounds is None else n_rounds
+    chosen = best * stride + (MOST_ROUNDS - 1) % stride + 1 if n_rounds is None else n_rounds
     return Rounds(chosen, float(scores[best]), scores, np.maximum(inflation, 1.0))
 
 

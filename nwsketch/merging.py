@@ -69,6 +69,8 @@ def require_same_parameters(mine: Any, other: Any) -> None:
         require_equal("bandwidth", bandwidth, theirs.bandwidth, remedy)
     if isinstance(mine.random_state, Integral):
         require_equal("random_state", mine.random_state, theirs.random_state, "Give both the same integer.")
+    if (mine.bias_correction is None) != (theirs.correction is None):
+        require_equal("bias_correction", mine.bias_correction, other.n_rounds_, remedy)
     require_equal("uncertainty", mine.uncertainty, other._has_moments, remedy)
     require_equal("trend", mine.trend, None if other.trend_ is None else "linear", remedy)
 

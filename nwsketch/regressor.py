@@ -53,12 +53,14 @@ default="scale"
         deviations of the features alone (see :func:`~nwsketch.bandwidth.scale_bandwidth`). ``"loo"``
         multiplies these by the one number that does best on rows left out. ``"loo_per_feature"`` learns the
         proportions between the features too, and mostly predicts far better. On a stream the first
-        batch decides. "angular" and "jaccard" have none: these three are ignored and a number raises.
+        batch decides. ``"loo_per_feature"`` refuses sparse rows of more than 2,000 features. "angular" and
+        "jaccard" have no bandwidth: these three are ignored and a number raises.
     bias_correction : int, "auto" or None, default=None
         Rounds of a correction that turns the smoother into ridge regression with the sketch's kernel
-        (see :mod:`nwsketch.correction`): size and time to predict stay, the error falls, often by half.
+        (see :mod:`nwsketch.correction`): size and time to predict stay, the error falls.
         ``"auto"`` chooses the number on held-out rows. Needs all rows in one call of :meth:`fit`, and
-        ``aggregation="mean"``.
+        ``aggregation="mean"``. As in any ridge regression the scale of ``sample_weight`` counts: weight 2 is
+        a row given twice, and rows that weigh next to nothing teach next to nothing.
     trend : {"linear"} or None, default=None
         ``"linear"`` learns what a linear regression leaves over. Its coefficients are those of the first
         batch of a stream.
@@ -89,7 +91,8 @@ default="scale"
         Number of threads. None means all cores that numba may use, or one inside a joblib worker;
         -1 means all.
     verbose : int, default=0
-        1 shows a progress bar on fits that take long (needs tqdm, the extra ``progress``).
+        1 shows a progress bar while rows are added, if that takes long (needs tqdm, the extra ``progress``);
+        not of the search for a bandwidth, nor of bias correction.
     random_state : int, RandomState instance or None, default=None
         Draws the hashes. Sketches that are to be merged need the same integer.
 
@@ -104,7 +107,7 @@ default="scale"
     loo_score_ : float
         After ``"loo"`` or ``"loo_per_feature"``: R2 of rows left out, the mean over the outputs. Without
         bias correction it is the sketch's exact leave-one-out score (of at most 3,000 rows); with it that of
-        held-out rows, as leaving out by subtraction is not possible then.
+        held-out rows, as leaving out by subtraction is not possible then. Later rows do not change it.
     n_rounds_ : int or None
         Rounds of the bias correction.
     trend_ : LinearTrend or None
@@ -210,7 +213,9 @@ default="scale"
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Finite targets.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            Finite, not negative, not all zero; None means 1.
+            Finite, not negative, not all zero; None means 1. Weight 2 learns as a row given twice does; what
+            is chosen by leaving rows out (a bandwidth, rounds, a trend's ridge) may differ, as a row is left
+            out with all of its weight.
 
         Returns
         -------
@@ -229,8 +234,8 @@ default="scale"
     def partial_fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Learn more rows.
 
-        With a numeric bandwidth, any split of the rows into calls leaves the same bits in the
-        tables as one call of :meth:`fit`.
+        With a numeric bandwidth and without a trend, any split of the rows into calls leaves the same bits
+        in the tables as one call of :meth:`fit`.
 
         Parameters
         ----------
@@ -313,9 +318,10 @@ default="scale"
             require_same_parameters(self, other)
             count_threads(self.n_jobs)
             learnt = {name: value for name, value in vars(other).items() if name not in other.get_params()}
-            learnt = deepcopy(learnt)
+            learnt = deepcopy(learnt) | {"_fill": self.empty}
+            keeps_number = isinstance(self.empty, str) or learnt["trend_"] is None
             learnt["sketch_"].answer_by(
-                self.aggregation, self.n_groups, self._empty_of_sketch(learnt["trend_"])
+                self.aggregation, self.n_groups, self.empty if keeps_number else "nan"
             )
             learnt["sketch_"].n_jobs = self.n_jobs
             self.__dict__.update(learnt)
@@ -450,6 +456,11 @@ default="scale"
         """Make a sketch, learn the rows, and only then replace what was learnt before."""
         if weights is not None and not weights.sum() > 0:
             raise ValueError("sample_weight sums to zero: there is nothing to learn. Give a positive weight.")
+        if isinstance(self.bias_correction, bool):
+            raise ValueError(
+                f"bias_correction={self.bias_correction} is neither a number of rounds nor None: give 'auto' "
+                "to correct, None not to."
+            )
         if self.bias_correction is not None and self.aggregation != "mean":
             raise ValueError(
                 f"bias_correction={self.bias_correction!r} needs aggregation='mean', as its repetitions are "
@@ -467,7 +478,7 @@ default="scale"
         self._drawn_seed = self._seed()
         deviations = weighted_deviations(targets, weights)
         self.trend_ = fit_trend(X, targets, weights) if self.trend == "linear" else None
-        self._has_moments = self.uncertainty
+        self._has_moments, self._fill = self.uncertainty, self.empty
         left = self._without_trend(X, targets)
         if not family.takes_bandwidth:
             self.bandwidth_ = None
@@ -482,6 +493,7 @@ default="scale"
                 per_feature=self.bandwidth == "loo_per_feature",
                 corrected=self.bias_correction is not None,
                 n_rounds=None if self.bias_correction == "auto" else self.bias_correction,
+                seed=self._drawn_seed,
                 n_threads=count_threads(self.n_jobs),
             )
             self.bandwidth_, self.loo_score_, self.bandwidth_path_ = found.bandwidth, found.score, found.path
@@ -496,7 +508,7 @@ default="scale"
             with progress_bar(self.verbose, X.shape[0]) as progress:
                 sketch.update(X, channels, weights, check_input=False, progress=progress)
             if hasattr(self, "loo_score_"):
-                if self.empty == "nan":  # rows without an answer are scored by the mean, as in the search
+                if self._empty_of_sketch(self.trend_) == "nan":  # rows without an answer: as in the search
                     sketch.answer_by(self.aggregation, self.n_groups, "mean")
                 self.loo_score_ = loo_score(sketch, X, channels, weights, deviations)
                 sketch.answer_by(self.aggregation, self.n_groups, self._empty_of_sketch(self.trend_))
@@ -567,11 +579,11 @@ default="scale"
         if self.trend_ is None:
             return answers
         answers = answers + self.trend_.predict(X)
-        return answers if isinstance(self.empty, str) else np.where(np.isnan(answers), self.empty, answers)
+        return answers if isinstance(self._fill, str) else np.where(np.isnan(answers), self._fill, answers)
 
     def _empty_of_sketch(self, trend: LinearTrend | None) -> Literal["mean", "nan"] | float:
         """Return what the sketch answers without rows: a number must not have the trend added."""
-        return self.empty if isinstance(self.empty, str) or trend is None else "nan"
+        return self._fill if isinstance(self._fill, str) or trend is None else "nan"
 
     def _uncertainty(self, X: Any, answers: NDArray[np.float64]) -> Uncertainty:
         if not self._has_moments:
@@ -579,7 +591,7 @@ default="scale"
                 "The spread of the targets was not learnt: fit with uncertainty=True to have standard "
                 "deviations."
             )
-        if not isinstance(self.empty, str):  # a number stands for a target, not for a square
+        if not isinstance(self._fill, str):  # a number stands for a target, not for a square
             answers = self.sketch_.query(X, empty="mean", check_input=False)
         parts = tell_apart(self.sketch_, X, answers)
         return Uncertainty(*(self._shaped(part) for part in parts))

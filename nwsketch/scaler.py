@@ -1,7 +1,5 @@
 """KernelBandwidthScaler: the learnt bandwidths as a transformer, for estimators of any kind."""
 
-# mypy: allow-subclassing-any, allow-untyped-decorators
-
 from __future__ import annotations
 
 from numbers import Integral
@@ -33,6 +31,9 @@ class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
 
     Parameters
     ----------
+    bandwidth : array-like of shape (n_features,) or None, default=None
+        Bandwidths that are known, such as those of a fitted estimator: :meth:`fit` then takes them as they
+        are. None learns them.
     distance : {"cityblock", "euclidean"}, default="cityblock"
         The distance of the estimator that follows: ``"cityblock"`` for the kernel ``"laplacian"``,
         ``"euclidean"`` for ``"rbf"`` and most others.
@@ -78,6 +79,7 @@ class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "bandwidth": ["array-like", None],
         "distance": [StrOptions({"cityblock", "euclidean"})],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
@@ -86,10 +88,12 @@ class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
     def __init__(
         self,
         *,
+        bandwidth: ArrayLike | None = None,
         distance: Literal["cityblock", "euclidean"] = "cityblock",
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
+        self.bandwidth = bandwidth
         self.distance = distance
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -107,6 +111,7 @@ class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         Returns
         -------
         KernelBandwidthScaler
+            With the parameter ``bandwidth`` set: a refit, in a pipeline or after ``clone``, keeps it.
 
         Raises
         ------
@@ -119,8 +124,9 @@ class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
                 f"bandwidth={bandwidth!r} is not one number per feature: give those of an estimator whose "
                 "kernel has bandwidths, of shape (n_features,)."
             )
-        scaler = cls()
-        scaler.bandwidth_, scaler.n_features_in_ = check_bandwidth(bandwidth, shape[0]), shape[0]
+        known = check_bandwidth(bandwidth, shape[0])
+        scaler = cls(bandwidth=known)
+        scaler.bandwidth_, scaler.n_features_in_ = known.copy(), shape[0]
         return scaler
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -146,11 +152,23 @@ class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         ValueError
             If input or parameters are not as described.
         """
+        before = dict(self.__dict__)
+        try:
+            return self._fit(X, y, sample_weight)
+        except BaseException:  # an interrupt too: what was learnt before is kept
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None) -> Self:
         n_threads = count_threads(self.n_jobs)
         remedy = "Leave such rows out."
         X, targets, weights = validate_rows(self, X, y, sample_weight, reset=True, remedy=remedy)
         if weights is not None and not weights.any():
             raise ValueError("sample_weight sums to zero, so that no row is left; give a positive weight.")
+        if self.bandwidth is not None:
+            self.bandwidth_ = check_bandwidth(self.bandwidth, X.shape[1])
+            return self
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(np.iinfo(np.int32).max)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nwsketch.aggregation import Rules, largest_divisor, tolerated
+from nwsketch.aggregation import Rules, divisor_from, tolerated
 from nwsketch.backends import State, get_backend
 from nwsketch.backends.base import Array, Progress
 from nwsketch.backends.threads import count_threads
@@ -45,8 +45,9 @@ MAX_TABLE_BYTES = 4 * 2**30
 N_REPETITIONS = 1024
 N_BUCKETS = 2**11
 N_GROUPS = 8
-#: Groups, at most, whose spread tells the standard error, and queries handled at a time.
-GROUPS_OF_ERRORS, ROWS_OF_ERRORS = 32, 2**14
+#: Groups, at least (if there are as many repetitions), whose spread tells the standard error, and values of
+#: them that are handled at a time.
+GROUPS_OF_ERRORS, SUMS_OF_ERRORS = 32, 2**20
 
 
 class NadarayaWatsonSketch:
@@ -156,7 +157,10 @@ class NadarayaWatsonSketch:
 
     @property
     def tables(self) -> Array:
-        """Sums per bucket: (n_repetitions, n_buckets, n_outputs + 1), targets first, weights last."""
+        """Sums per bucket: (n_repetitions, n_buckets, n_outputs + 1), targets first, weights last.
+
+        After :meth:`correct` the targets' entries are those of the ridge regression instead.
+        """
         return self._state.tables
 
     @property
@@ -339,9 +343,23 @@ class NadarayaWatsonSketch:
         -------
         Rounds
             See :class:`nwsketch.correction.Rounds`.
+
+        Raises
+        ------
+        ValueError
+            If the input is not as described, or weighs nothing.
         """
+        if n_rounds is not None:
+            n_rounds = check_integer("n_rounds", n_rounds, 1)
+        stride = check_integer("stride", stride, 1)
         X, y, given = self._rows(X, y, sample_weight, check_input, np.shape(y)[-1] if np.ndim(y) > 1 else 1)
         weights = np.ones(len(y)) if given is None else given
+        if not weights.sum() > 0:
+            raise ValueError("The rows weigh nothing: give a positive sample_weight.")
+        if deviations is not None and np.shape(deviations) != y.shape[1:]:
+            raise ValueError(
+                f"deviations has shape {np.shape(deviations)}: give one per target, ({y.shape[1]},)."
+            )
         return choose_rounds(
             self._backend,
             X,
@@ -536,10 +554,11 @@ class NadarayaWatsonSketch:
         """
         require_additive(self.correction, "standard_error")
         X = self._queries(X, check_input)
-        n_groups = largest_divisor(self.n_repetitions, GROUPS_OF_ERRORS)
+        n_groups = divisor_from(self.n_repetitions, GROUPS_OF_ERRORS)
+        step = max(SUMS_OF_ERRORS // (n_groups * (self.n_outputs + 1)), 1)
         errors = np.empty((X.shape[0], self.n_outputs))
-        for start in range(0, X.shape[0], ROWS_OF_ERRORS):
-            rows = slice(start, start + ROWS_OF_ERRORS)
+        for start in range(0, X.shape[0], step):
+            rows = slice(start, start + step)
             sums, squares = self._backend.sums(self._state, X[rows], n_groups, None, self._threads())
             errors[rows] = self._rules.standard_errors(sums, squares, self._state)
         return errors

@@ -52,7 +52,8 @@ def fit_trend(X: Any, y: Array, sample_weight: Array | None) -> LinearTrend:
     Returns
     -------
     LinearTrend
-        In the units of X.
+        In the units of X. The ridge does not depend on the weights: rows that weigh next to nothing have
+        next to no trend.
     """
     X = X.astype(np.float64)
     shares = np.full(len(y), 1 / len(y)) if sample_weight is None else sample_weight / sample_weight.sum()

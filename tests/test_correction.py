@@ -491,7 +491,7 @@ def test_median_of_means_and_correction_exclude_each_other():
         model.set_params(bias_correction=2, aggregation="median_of_means").fit(X, y)
     assert learnt(model) == before
     # ... nor does an unfitted estimator that answers so become a corrected one.
-    with pytest.raises(ValueError, match=REMEDY):
+    with pytest.raises(ValueError, match="bias_correction=None and bias_correction=3"):
         make(bias_correction=None, aggregation="median_of_means").merge(make().fit(X, y))
 
 
@@ -566,3 +566,53 @@ def test_an_interrupted_fit_leaves_the_old_model(calls, bandwidth, monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="boom"):
         plain.correct(X, y, n_rounds=3)
     assert state(plain) == before
+
+
+def test_rounds_without_end_divide_by_nothing():
+    X, y = make_rows()
+    model = NadarayaWatsonSketchRegressor(bias_correction=1100, n_repetitions=4, n_buckets=64, random_state=0)
+    assert np.isfinite(model.fit(X, y).predict(100 * X)).all()
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_flag_is_no_number_of_rounds(flag):
+    X, y = make_rows()
+    with pytest.raises(ValueError, match="bias_correction"):
+        NadarayaWatsonSketchRegressor(bias_correction=flag).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_rounds": 0}, "n_rounds"),
+        ({"stride": 0}, "stride"),
+        ({"deviations": [1.0, 2.0]}, "deviations"),
+        ({"sample_weight": np.zeros(40)}, "weigh nothing"),
+    ],
+)
+def test_the_choice_of_rounds_checks_what_it_is_given(arguments, message):
+    rng = np.random.default_rng(0)
+    sketch = NadarayaWatsonSketch(2, n_repetitions=4, n_buckets=16, random_state=0)
+    with pytest.raises(ValueError, match=message):
+        sketch.choose_rounds(rng.random((40, 2)), rng.random(40), **arguments)
+
+
+def test_the_choice_of_rounds_numbers_them_alike_with_any_stride():
+    rng = np.random.default_rng(0)
+    X = rng.random((300, 2))
+    sketch = NadarayaWatsonSketch(2, bandwidth=0.3, n_repetitions=64, n_buckets=64, random_state=0)
+    y = np.sin(9 * X[:, 0])
+    for stride in (2, 3, 5):
+        rounds = sketch.choose_rounds(X, y, stride=stride)
+        assert rounds.n_rounds % stride == nwsketch.correction.MOST_ROUNDS % stride
+        fixed = sketch.choose_rounds(X, y, stride=stride, n_rounds=rounds.n_rounds)
+        assert fixed.score == pytest.approx(rounds.score, abs=1e-12)
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(None, 3), ("auto", None)])
+def test_an_unfitted_estimator_refuses_what_contradicts_its_correction(mine, theirs):
+    X, y = make_rows()
+    parameters = {"bandwidth": 0.5, "n_repetitions": 16, "n_buckets": 64, "random_state": 0}
+    fitted = NadarayaWatsonSketchRegressor(bias_correction=theirs, **parameters).fit(X, y)
+    with pytest.raises(ValueError, match="bias_correction"):
+        NadarayaWatsonSketchRegressor(bias_correction=mine, **parameters).merge(fitted)

@@ -369,3 +369,18 @@ def test_scaler_refuses_what_is_no_bandwidth(bandwidth, message):
 def test_scaler_refuses_weights_of_zero():
     with pytest.raises(ValueError, match="sums to zero"):
         KernelBandwidthScaler().fit([[0.0], [1.0]], [0.0, 1.0], [0.0, 0.0])
+
+
+def test_known_bandwidths_outlive_a_refit_in_a_pipeline():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((60, 3)), rng.random(60)
+    scaler = KernelBandwidthScaler.from_bandwidth([1.0, 2.0, 3.0])
+    assert clone(make_pipeline(scaler)).fit(X, y)[0].bandwidth_.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_scaler_keeps_what_it_learnt_if_a_fit_fails():
+    rng = np.random.default_rng(0)
+    scaler = KernelBandwidthScaler().fit(rng.random((60, 3)), rng.random(60))
+    with pytest.raises(ValueError, match="sample_weight"):
+        scaler.fit(rng.random((60, 6)), rng.random(60), sample_weight=np.zeros(60))
+    assert scaler.transform(rng.random((5, 3))).shape == (5, 3)

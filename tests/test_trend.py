@@ -312,3 +312,25 @@ def test_a_number_for_empty_queries_has_no_trend_added():
     predictions, deviations = model.fit(X, 3 * X[:, 0]).predict([[100.0], [0.5]], return_std=True)
     np.testing.assert_allclose(predictions, [-7.0, 1.5], atol=0.1)
     assert np.isfinite(deviations).all()
+
+
+def test_parameters_set_on_a_fitted_model_count_from_the_next_fit():
+    X = np.linspace(0, 1, 50)[:, np.newaxis]
+    model = NadarayaWatsonSketchRegressor(
+        trend="linear", empty=5.0, bandwidth=0.01, n_repetitions=16, uncertainty=True, random_state=0
+    ).fit(X, 3 * X[:, 0])
+    far = np.array([[100.0]])
+    before = model.predict(far, return_std=True)
+    np.testing.assert_array_equal(model.set_params(empty="mean").predict(far, return_std=True), before)
+    assert before[0] == 5.0
+
+
+@pytest.mark.parametrize("empty", ["mean", "nan", 0.0])
+def test_rows_without_neighbours_have_a_score(empty):
+    X, y = make_rows()
+    X = np.vstack([X, [[1e3, 0, 0, 0], [0, 1e3, 0, 0]]])
+    y = np.append(y, [0.0, 0.0])
+    model = NadarayaWatsonSketchRegressor(
+        bandwidth="loo", trend="linear", empty=empty, n_repetitions=32, n_buckets=64, random_state=0
+    )
+    assert np.isfinite(model.fit(X, y).loo_score_)

@@ -353,3 +353,10 @@ def test_standard_deviations_of_a_corrected_fit_follow_the_noise():
     quiet, loud = np.median(std[noise < 1.0]), np.median(std[noise > 2.5])
     assert std.min() > 0.0
     assert loud > 2.0 * quiet  # the truth is about 4
+
+
+@pytest.mark.parametrize("n_repetitions", [2, 37, 74])
+def test_any_number_of_repetitions_has_a_spread(n_repetitions):
+    X, y = make_rows()
+    sketch = NadarayaWatsonSketch(4, n_repetitions=n_repetitions, n_buckets=64, random_state=0).update(X, y)
+    assert np.isfinite(sketch.standard_error(X)).all()

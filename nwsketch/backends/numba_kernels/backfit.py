@@ -2,8 +2,7 @@
 
 Within one repetition no two buckets share a row, so that the ridge regression on its buckets has a
 closed form: the sum of the residuals in a bucket over its weight plus the ridge. A round is one
-scatter and one gather over the codes, about 3 ns per row and repetition while the residuals and one
-table stay in the second-level cache.
+scatter and one gather over the codes, with the residuals and one table in the second-level cache.
 """
 
 from numba import njit
