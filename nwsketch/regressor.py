@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from nwsketch._sklearn import Interval, StrOptions, fit_context
@@ -230,9 +231,19 @@ default="scale"
             X, targets, weights = self._validate(X, y, sample_weight, reset=True)
             return self._start(X, targets, weights)
 
+    def _takes_batches(self) -> bool:
+        """Return whether there is a ``partial_fit``; if not, tell why."""
+        if self.bias_correction is not None:
+            raise AttributeError(
+                f"bias_correction={self.bias_correction!r} needs all rows at once: call fit, or set "
+                "bias_correction=None."
+            )
+        return True
+
+    @available_if(_takes_batches)
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Learn more rows.
+        """Learn more rows. There is no such method while ``bias_correction`` is set.
 
         With a numeric bandwidth and without a trend, any split of the rows into calls leaves the same bits
         in the tables as one call of :meth:`fit`.
@@ -255,11 +266,6 @@ default="scale"
         ValueError
             If input or parameters are not as described; what was learnt before is kept then.
         """
-        if self.bias_correction is not None:
-            raise ValueError(
-                f"partial_fit does not go with bias_correction={self.bias_correction!r}, which needs all "
-                "rows at once: call fit, or set bias_correction=None."
-            )
         if not self._is_fitted():
             with self._unchanged_on_error():
                 X, targets, weights = self._validate(X, y, sample_weight, reset=True)

@@ -36,6 +36,7 @@ def make(kernel="laplacian", **parameters):
         NadarayaWatsonSketchRegressor(kernel="angular", hashes_per_repetition=8, n_jobs=1),
         NadarayaWatsonSketchRegressor(kernel="l1", hashes_per_repetition=2, n_buckets=100),
         NadarayaWatsonSketchRegressor(aggregation="median_of_means", empty=0.0),
+        NadarayaWatsonSketchRegressor(bias_correction=4, uncertainty=True, n_repetitions=64),
     ]
 )
 def test_scikit_learn_compatible(estimator, check):
