@@ -241,6 +241,8 @@ def loo_score(
 ) -> float:
     """Return R2 of learnt rows, each predicted from all others; the mean over the outputs.
 
+    Rows without an answer (``empty="nan"``) are scored as if it were the mean.
+
     Parameters
     ----------
     sketch : NadarayaWatsonSketch
@@ -259,7 +261,9 @@ def loo_score(
     weights = np.ones(len(y)) if weights is None else weights
     some = _subsample(sketch.random_state, weights, MOST_LEFT_OUT)
     X, y, weights = X[some], y[some], weights[some]
-    residuals = (y - sketch.loo_query(X, y, weights, check_input=False))[:, : deviations.size]
+    empty: Literal["mean"] | None = "mean" if sketch.empty == "nan" else None
+    answers = sketch.loo_query(X, y, weights, empty=empty, check_input=False)
+    residuals = (y - answers)[:, : deviations.size]
     errors = np.average((residuals / np.where(deviations > 0, deviations, 1.0)) ** 2, axis=0, weights=weights)
     return float(1.0 - errors.mean())
 

@@ -42,7 +42,7 @@ LEAST_PART_OF_RIDGE = 2.0**-1000
 MOST_ROUNDS = 17
 #: Rounds for the squares of what a correction leaves over: chance makes them far noisier than targets.
 ROUNDS_OF_SQUARES = 2
-#: Rounds without a better held-out score after which ``"auto"`` stops.
+#: Rounds in a row without a better held-out score that ``"auto"`` puts up with; it stops at the next one.
 PATIENCE = 2
 #: Share of the rows that are held out to choose the number of rounds, ...
 HELD_OUT = 0.2

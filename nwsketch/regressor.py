@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, overload
@@ -31,7 +29,14 @@ from nwsketch.progress import progress_bar
 from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
 from nwsketch.trend import LinearTrend, fit_trend
 from nwsketch.uncertainty import Uncertainty, tell_apart
-from nwsketch.validation import validate_queries, validate_rows
+from nwsketch.validation import unchanged_on_error, validate_queries, validate_rows
+
+
+def empty_of_sketch(
+    fill: Literal["mean", "nan"] | float, trend: LinearTrend | None
+) -> Literal["mean", "nan"] | float:
+    """Return what the sketch answers without rows: a number must not have the trend added."""
+    return fill if isinstance(fill, str) or trend is None else "nan"
 
 
 class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -227,7 +232,7 @@ default="scale"
         ValueError
             If input or parameters are not as described; what was learnt before is kept then.
         """
-        with self._unchanged_on_error():
+        with unchanged_on_error(self):
             X, targets, weights = self._validate(X, y, sample_weight, reset=True)
             return self._start(X, targets, weights)
 
@@ -267,7 +272,7 @@ default="scale"
             If input or parameters are not as described; what was learnt before is kept then.
         """
         if not self._is_fitted():
-            with self._unchanged_on_error():
+            with unchanged_on_error(self):
                 X, targets, weights = self._validate(X, y, sample_weight, reset=True)
                 return self._start(X, targets, weights)
         require_additive(self.sketch_.correction, "partial_fit")
@@ -325,9 +330,8 @@ default="scale"
             count_threads(self.n_jobs)
             learnt = {name: value for name, value in vars(other).items() if name not in other.get_params()}
             learnt = deepcopy(learnt) | {"_fill": self.empty}
-            keeps_number = isinstance(self.empty, str) or learnt["trend_"] is None
             learnt["sketch_"].answer_by(
-                self.aggregation, self.n_groups, self.empty if keeps_number else "nan"
+                self.aggregation, self.n_groups, empty_of_sketch(self.empty, learnt["trend_"])
             )
             learnt["sketch_"].n_jobs = self.n_jobs
             self.__dict__.update(learnt)
@@ -514,10 +518,7 @@ default="scale"
             with progress_bar(self.verbose, X.shape[0]) as progress:
                 sketch.update(X, channels, weights, check_input=False, progress=progress)
             if hasattr(self, "loo_score_"):
-                if self._empty_of_sketch(self.trend_) == "nan":  # rows without an answer: as in the search
-                    sketch.answer_by(self.aggregation, self.n_groups, "mean")
                 self.loo_score_ = loo_score(sketch, X, channels, weights, deviations)
-                sketch.answer_by(self.aggregation, self.n_groups, self._empty_of_sketch(self.trend_))
         self.sketch_ = sketch
         return self
 
@@ -543,7 +544,7 @@ default="scale"
             n_buckets=self.n_buckets,
             aggregation=self.aggregation,
             n_groups=self.n_groups,
-            empty="mean" if searching else self._empty_of_sketch(self.trend_),
+            empty="mean" if searching else empty_of_sketch(self._fill, self.trend_),
             backend=self.backend,
             device=self.device,
             n_jobs=self.n_jobs,
@@ -587,17 +588,14 @@ default="scale"
         answers = answers + self.trend_.predict(X)
         return answers if isinstance(self._fill, str) else np.where(np.isnan(answers), self._fill, answers)
 
-    def _empty_of_sketch(self, trend: LinearTrend | None) -> Literal["mean", "nan"] | float:
-        """Return what the sketch answers without rows: a number must not have the trend added."""
-        return self._fill if isinstance(self._fill, str) or trend is None else "nan"
-
     def _uncertainty(self, X: Any, answers: NDArray[np.float64]) -> Uncertainty:
         if not self._has_moments:
             raise ValueError(
                 "The spread of the targets was not learnt: fit with uncertainty=True to have standard "
                 "deviations."
             )
-        if not isinstance(self._fill, str):  # a number stands for a target, not for a square
+        is_number = not isinstance(self._fill, str)
+        if is_number and self.sketch_.correction is None:  # it stands for a target, not for a square
             answers = self.sketch_.query(X, empty="mean", check_input=False)
         parts = tell_apart(self.sketch_, X, answers)
         return Uncertainty(*(self._shaped(part) for part in parts))
@@ -629,17 +627,6 @@ default="scale"
 
     def _shaped(self, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
         return predictions.ravel() if self._flat_targets else predictions
-
-    @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """Restore the attributes if anything, an interrupt too, ends the block early."""
-        before = dict(self.__dict__)
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a sketch."""

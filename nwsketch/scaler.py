@@ -16,7 +16,7 @@ from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import scale_bandwidth
 from nwsketch.inputs import check_bandwidth
 from nwsketch.proportions import LEAST_ROWS, learn_proportions
-from nwsketch.validation import validate_queries, validate_rows
+from nwsketch.validation import unchanged_on_error, validate_queries, validate_rows
 
 
 class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -152,13 +152,8 @@ class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
         ValueError
             If input or parameters are not as described.
         """
-        before = dict(self.__dict__)
-        try:
+        with unchanged_on_error(self):
             return self._fit(X, y, sample_weight)
-        except BaseException:  # an interrupt too: what was learnt before is kept
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None) -> Self:
         n_threads = count_threads(self.n_jobs)

@@ -164,6 +164,11 @@ class NadarayaWatsonSketch:
         return self._state.tables
 
     @property
+    def empty(self) -> Literal["mean", "nan"] | float:
+        """The answer where no rows are near."""
+        return self._rules.empty
+
+    @property
     def n_samples_seen(self) -> int:
         """Number of rows added minus number of rows forgotten."""
         return self._state.n_rows
@@ -564,7 +569,13 @@ class NadarayaWatsonSketch:
         return errors
 
     def loo_query(
-        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, check_input: bool = True
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        empty: Literal["mean", "nan"] | float | None = None,
+        check_input: bool = True,
     ) -> Array:
         """Predict every row as if it alone had not been learnt, without learning anew.
 
@@ -575,6 +586,8 @@ class NadarayaWatsonSketch:
         ----------
         X, y, sample_weight
             Rows that were learnt, with the weights that they have by now (see :meth:`forget`).
+        empty : {"mean", "nan"}, float or None, default=None
+            See :meth:`query`.
         check_input : bool, default=True
             False trusts the input (see :meth:`update`).
 
@@ -588,19 +601,16 @@ class NadarayaWatsonSketch:
         own[:, :-1] = y
         if weights is not None:
             own *= weights[:, np.newaxis]
-        return self._regress(X, own, self._state.channel_totals - own)
+        return self._regress(X, own, self._state.channel_totals - own, empty)
 
     # -- within -------------------------------------------------------------------------------
 
     def _regress(self, X: Any, own: Array | None, totals: Array, empty: Any = None) -> Array:
         rules = self._rules if empty is None else replace(self._rules, empty=empty)
         sums, squares = self._backend.sums(self._state, X, rules.groups, own, self._threads())
-        answers = rules.regress(sums, squares, totals, self._state)
         if self.correction is not None:
-            n_corrected = self.correction.offset.size
-            means = sums[:, 0, :n_corrected] / self.n_repetitions
-            answers[:, :n_corrected] = self.correction.offset + means
-        return answers
+            return np.asarray(self.correction.offset + sums[:, 0, :-1] / self.n_repetitions)
+        return rules.regress(sums, squares, totals, self._state)
 
     def _kernel_sums(self, X: Any, check_input: bool) -> Array:
         X = self._queries(X, check_input)
