@@ -18,6 +18,7 @@ from sklearn.metrics import r2_score
 import nwsketch.correction
 from nwsketch import NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
 from nwsketch.backends import NumbaBackend, numba_backend
+from nwsketch.backends.numba_hashing import Hasher
 
 REMEDY = "fit anew on all rows, or with bias_correction=None"
 
@@ -199,10 +200,8 @@ def test_threads_and_memory_change_no_bit(n_buckets, rounds, monkeypatch):
 def test_codes_are_hashed_again_if_they_take_too_much_memory(monkeypatch):
     X, y, _ = make_data()
     calls = []
-    hash_grid = NumbaBackend._hash_grid
-    monkeypatch.setattr(
-        NumbaBackend, "_hash_grid", lambda *arguments: calls.append(1) or hash_grid(*arguments)
-    )
+    hash_rows = Hasher.hash
+    monkeypatch.setattr(Hasher, "hash", lambda *arguments: calls.append(1) or hash_rows(*arguments))
     make_sketch(n_jobs=1).correct(X, y, n_rounds=4)
     kept, calls[:] = len(calls), []
     monkeypatch.setattr(numba_backend, "KEPT_BYTES", 0)

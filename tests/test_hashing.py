@@ -20,7 +20,7 @@ from nwsketch.hashing import (
     register,
     registered_families,
 )
-from nwsketch.hashing.p_stable import sequential_projections
+from nwsketch.hashing.projections import sequential_projections
 
 N_FEATURES = 5
 LAYOUTS = {
@@ -60,7 +60,8 @@ class Lattice(HashFamily):
     def n_values(self, n_features):
         return self._n_values
 
-    def draw(self, rng, n_features, n_hashes, bandwidth):
+    def draw(self, rng, n_features, n_repetitions, hashes_per_repetition, bandwidth):
+        n_hashes = n_repetitions * hashes_per_repetition
         return HashParameters("cells", {"hashes": np.arange(n_hashes)}, cells_per_hash=n_features)
 
     def cells(self, X, parameters):
@@ -450,7 +451,7 @@ def test_cells_beyond_what_a_family_promises_are_refused(cell, n_hashes):
         def n_values(self, n_features):
             return 4
 
-        def draw(self, rng, n_features, n_hashes, bandwidth):
+        def draw(self, rng, n_features, n_repetitions, hashes_per_repetition, bandwidth):
             return HashParameters("cells", {})
 
         def cells(self, X, parameters):
@@ -569,7 +570,8 @@ class MockHash(HashFamily):
     def n_values(self, n_features):
         return 3
 
-    def draw(self, rng, n_features, n_hashes, bandwidth):
+    def draw(self, rng, n_features, n_repetitions, hashes_per_repetition, bandwidth):
+        n_hashes = n_repetitions * hashes_per_repetition
         return HashParameters("cells", {"hashes": np.arange(n_hashes)})
 
     def cells(self, X, parameters):
@@ -606,7 +608,8 @@ class SparseSigns(HashFamily):
     def n_values(self, n_features):
         return 2
 
-    def draw(self, rng, n_features, n_hashes, bandwidth):
+    def draw(self, rng, n_features, n_repetitions, hashes_per_repetition, bandwidth):
+        n_hashes = n_repetitions * hashes_per_repetition
         return HashParameters(
             "sign_projection", {"directions": rng.integers(-1, 2, (n_features, n_hashes)) * 1e-3}
         )
@@ -631,7 +634,8 @@ class Staircase(HashFamily):
     name = "staircase"
     takes_bandwidth = True
 
-    def draw(self, rng, n_features, n_hashes, bandwidth):
+    def draw(self, rng, n_features, n_repetitions, hashes_per_repetition, bandwidth):
+        n_hashes = n_repetitions * hashes_per_repetition
         return HashParameters(
             "cells", {"offsets": rng.random((n_hashes, n_features)), "widths": 1.0 / bandwidth}, n_features
         )

@@ -10,7 +10,8 @@ from scipy import sparse
 
 import nwsketch.sketch
 from nwsketch import NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
-from nwsketch.backends import NumbaBackend, numba_backend
+from nwsketch.backends import numba_backend
+from nwsketch.backends.numba_hashing import Hasher
 from nwsketch.hashing import HashFamily, HashParameters
 
 
@@ -637,7 +638,8 @@ class Drifting(HashFamily):
     def n_values(self, n_features):
         return 2
 
-    def draw(self, rng, n_features, n_hashes, bandwidth):
+    def draw(self, rng, n_features, n_repetitions, hashes_per_repetition, bandwidth):
+        n_hashes = n_repetitions * hashes_per_repetition
         return HashParameters(
             "sign_projection", {"directions": self.release + rng.random((n_features, n_hashes))}
         )
@@ -888,7 +890,7 @@ class Fuse:
 
 
 PLACES = {
-    "hash": (NumbaBackend, "_hash_grid"),
+    "hash": (Hasher, "hash"),
     "accumulate": (numba_backend, "accumulate"),
     "totals": (numba_backend, "accumulate_totals"),
     "commit": (numba_backend, "commit"),

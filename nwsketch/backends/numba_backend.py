@@ -1,7 +1,8 @@
 """The numba backend: blocks of rows, handed to compiled kernels by a small thread pool.
 
-Adding rows splits the repetitions among threads, reading splits the rows; in both cases a
-thread hashes what it needs, so that nothing is shared and nothing waits within a block.
+Hashing and reading split the rows of a block among threads, adding splits the repetitions, so that every
+thread writes only what belongs to it. A block is as large as keeps its codes to some tens of megabytes: the
+more rows pass, the less it costs to bring each repetition's table into the cache.
 """
 
 from __future__ import annotations
@@ -10,19 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import issparse
 
 from nwsketch.backends.base import Array, Plan, Progress, State
+from nwsketch.backends.numba_hashing import Codes, Hasher
 from nwsketch.backends.numba_kernels.backfit import accumulate_channel, backfit
-from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
-from nwsketch.backends.numba_kernels.minhash import minhash_codes
-from nwsketch.backends.numba_kernels.projection import (
-    GROUP,
-    floor_codes,
-    sign_codes,
-    sparse_projection_codes,
-)
+from nwsketch.backends.numba_kernels.structured import ORDER
 from nwsketch.backends.numba_kernels.tables import (
     accumulate,
     accumulate_totals,
@@ -32,18 +26,12 @@ from nwsketch.backends.numba_kernels.tables import (
 )
 from nwsketch.backends.threads import run_ranges
 
-#: A block of rows holds about this many codes, or values of X, at a time.
-BLOCK_SIZE = 2**23
+#: A block of rows holds about this many codes, or values of X, at a time, but no more rows than this.
+BLOCK_SIZE, BLOCK_ROWS = 2**24, 2**17
 #: Work (codes) below which a second thread costs more than it saves.
 SERIAL_SIZE = 2**13
-#: Rows that a family without compiled arithmetic is given at a time (dense, also if X is sparse).
-PLAIN_ROWS = 256
 #: The codes of rows that are hashed again and again are kept if they take at most as many bytes.
 KEPT_BYTES = 2**31
-
-Codes = NDArray[np.uint32]
-#: Fills codes (last - first, n_rows) of the repetitions first <= r < last.
-Hash = Callable[[Any, int, int, Codes], None]
 
 
 class NumbaBackend:
@@ -59,16 +47,7 @@ class NumbaBackend:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._join = (plan.multipliers, plan.shifts, np.uint64(plan.n_buckets), plan.rehashed)
-        hashes: dict[str, Hash] = {
-            "grid": self._hash_grid,
-            "floor_projection": self._hash_projection,
-            "sign_projection": self._hash_projection,
-            "minhash": self._hash_minhash,
-        }
-        self._hash = hashes.get(plan.form, self._hash_plainly)
-        if plan.form.endswith("projection"):
-            self._prepare_projection()
+        self._hasher = Hasher(plan)
 
     # -- the contract -------------------------------------------------------------------------
 
@@ -80,8 +59,6 @@ class NumbaBackend:
     def codes(self, X: Any, n_threads: int) -> Codes:
         """Return the bucket of every row in every repetition: (n_repetitions, n_samples)."""
         blocks = [self._block_codes(X[rows], n_threads) for rows in self._blocks(X)]
-        if len(blocks) == 1:
-            return blocks[0]
         return np.hstack([np.empty((self._plan.n_repetitions, 0), dtype=np.uint32), *blocks])
 
     def add(
@@ -134,8 +111,8 @@ class NumbaBackend:
 
             def read(first: int, last: int, start: int = block.start) -> None:
                 rows = slice(start + first, start + last)
-                codes = np.empty((n_repetitions, last - first), dtype=np.uint32)
-                self._hash(X[rows], 0, n_repetitions, codes)
+                codes = np.empty((n_repetitions, last - first), dtype=self._hasher.code_type)
+                self._hasher.hash(self._hasher.prepare(X[rows]), 0, last - first, 0, n_repetitions, codes)
                 if own is None:
                     look_up(codes, state.tables, state.unit, sums[rows], squares[rows])
                 else:
@@ -172,7 +149,7 @@ class NumbaBackend:
 
     def _block_rows(self, X: Any) -> int:
         widest = max(self._plan.n_repetitions, 1 if issparse(X) else X.shape[1])
-        return int(min(max(BLOCK_SIZE // widest, 64), 2**16))
+        return min(max(BLOCK_SIZE // widest, 64), BLOCK_ROWS)
 
     def _blocks(self, X: Any) -> Iterator[slice]:
         step = self._block_rows(X)
@@ -185,10 +162,11 @@ class NumbaBackend:
         run_ranges(task, n_items, 1 if small else n_threads)
 
     def _block_codes(self, X: Any, n_threads: int) -> Codes:
-        codes = np.empty((self._plan.n_repetitions, X.shape[0]), dtype=np.uint32)
+        rows, n_repetitions = self._hasher.prepare(X), self._plan.n_repetitions
+        codes = np.empty((n_repetitions, X.shape[0]), dtype=self._hasher.code_type)
         self._run(
-            lambda first, last: self._hash(X, first, last, codes[first:last]),
-            self._plan.n_repetitions,
+            lambda begin, end: self._hasher.hash(rows, begin, end, 0, n_repetitions, codes),
+            X.shape[0],
             X.shape[0],
             n_threads,
         )
@@ -206,74 +184,16 @@ class NumbaBackend:
     ) -> None:
         """Add rows (``sign`` 1) to a state that nobody else sees, or take them away (-1)."""
         for rows in self._blocks(X):
-            block = X[rows]
+            codes = self._block_codes(X[rows], n_threads)
             values = _values(y[rows], None if weights is None else weights[rows], sign)
 
-            def learn(first: int, last: int, block: Any = block, values: Array = values) -> None:
-                codes = np.empty((last - first, block.shape[0]), dtype=np.uint32)
-                self._hash(block, first, last, codes)
-                accumulate(codes, values, first, last, state.tables)
+            def learn(first: int, last: int, codes: Codes = codes, values: Array = values) -> None:
+                accumulate(codes[first:last], values, first, state.tables)
 
-            self._run(learn, self._plan.n_repetitions, block.shape[0], n_threads)
+            self._run(learn, self._plan.n_repetitions, len(values), n_threads)
             accumulate_totals(values, sign, state.totals)
             if progress is not None:
-                progress(block.shape[0])
-
-    # -- hashing: one method per form ---------------------------------------------------------
-
-    def _hash_plainly(self, X: Any, first: int, last: int, codes: Codes) -> None:
-        for start in range(0, X.shape[0], PLAIN_ROWS):
-            rows: Any = X[start : start + PLAIN_ROWS]
-            if not isinstance(rows, np.ndarray):
-                rows = rows.toarray()
-            codes[:, start : start + PLAIN_ROWS] = self._plan.codes(rows)[first:last]
-
-    def _hash_grid(self, X: Any, first: int, last: int, codes: Codes) -> None:
-        arrays = self._plan.arrays
-        grids = (arrays["scales"], arrays["offsets"], *self._join, first, last, codes)
-        if issparse(X):
-            sparse_grid_codes(*_csr(X), *grids)
-        else:
-            grid_codes(np.ascontiguousarray(X.T, dtype=np.float64), *grids)
-
-    def _hash_minhash(self, X: Any, first: int, last: int, codes: Codes) -> None:
-        rows = X if issparse(X) else csr_array(X)
-        minhash_codes(*_csr(rows), self._plan.arrays["seeds"], *self._join, first, last, codes)
-
-    def _prepare_projection(self) -> None:
-        """Round the directions to float32, and bound what that and a float32 product can cost."""
-        directions = self._plan.arrays["directions"]
-        norms = _column_norms(directions)
-        error = (directions.shape[0] + 4) * 2.0**-23
-        if self._plan.form == "sign_projection":  # a sign does not change with the length
-            rounded = directions / np.where(norms > 0, norms, 1.0)
-            self._largest_norm = 1e37
-            self._errors = np.float32(error)
-        else:
-            rounded, largest = directions, norms.max()
-            self._largest_norm = 1e37 / max(largest, 1.0) if largest < 1e30 else 0.0
-            with np.errstate(over="ignore"):
-                self._errors = (error * norms).astype(np.float32)
-        n_features, n_hashes = directions.shape
-        padded = -(-n_features // 4) * 4
-        self._rounded = np.zeros((padded, n_hashes + GROUP), dtype=np.float32)
-        with np.errstate(over="ignore"):
-            self._rounded[:n_features, :n_hashes] = rounded
-
-    def _hash_projection(self, X: Any, first: int, last: int, codes: Codes) -> None:
-        arrays = self._plan.arrays
-        signs = self._plan.form == "sign_projection"
-        wanted = (*self._join, first, last, codes)
-        if issparse(X):
-            offsets = np.empty(0) if signs else arrays["offsets"]
-            sparse_projection_codes(*_csr(X), arrays["directions"], offsets, signs, *wanted)
-            return
-        rows = np.ascontiguousarray(X)
-        products = (rows, self._largest_norm, arrays["directions"], self._rounded)
-        if signs:
-            sign_codes(*products, self._errors, *wanted)
-        else:
-            floor_codes(*products, arrays["offsets"], self._errors, *wanted)
+                progress(len(values))
 
 
 class HashedRows:
@@ -289,38 +209,28 @@ class HashedRows:
 
     def __init__(self, backend: NumbaBackend, X: Any, n_threads: int) -> None:
         self.n_threads = n_threads
-        self._backend, self._X = backend, X
-        self._type = np.uint16 if backend._plan.n_buckets <= 2**16 else np.uint32
-        n_codes = backend._plan.n_repetitions * X.shape[0]
-        self._kept: list[tuple[int, NDArray[Any]]] | None = None
-        if n_codes * np.dtype(self._type).itemsize <= KEPT_BYTES:
+        self._backend, self._rows, self._n_rows = backend, backend._hasher.prepare(X), X.shape[0]
+        n_codes = backend._plan.n_repetitions * self._n_rows
+        self._kept: list[tuple[int, Codes]] | None = None
+        if n_codes * np.dtype(backend._hasher.code_type).itemsize <= KEPT_BYTES:
             self._kept = list(self._make())
 
-    def __iter__(self) -> Iterator[tuple[int, NDArray[Any]]]:
+    def __iter__(self) -> Iterator[tuple[int, Codes]]:
         """Yield the number of the first repetition of a block, and its codes (n_in_block, n_samples)."""
         return iter(self._make() if self._kept is None else self._kept)
 
-    def _make(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        n_repetitions, n_rows = self._backend._plan.n_repetitions, self._X.shape[0]
-        step = max(BLOCK_SIZE // max(n_rows, 1), self.n_threads)
+    def _make(self) -> Iterator[tuple[int, Codes]]:
+        hasher, n_repetitions = self._backend._hasher, self._backend._plan.n_repetitions
+        step = max(BLOCK_SIZE // max(self._n_rows, 1) // ORDER, 1) * ORDER
         for first in range(0, n_repetitions, step):
             last = min(first + step, n_repetitions)
-            kept = np.empty((last - first, n_rows), dtype=self._type)
+            codes = np.empty((last - first, self._n_rows), dtype=hasher.code_type)
 
-            def fill(begin: int, end: int, first: int = first, kept: Any = kept) -> None:
-                codes = np.empty((end - begin, n_rows), dtype=np.uint32)
-                self._backend._hash(self._X, first + begin, first + end, codes)
-                kept[begin:end] = codes
+            def fill(begin: int, end: int, first: int = first, last: int = last, codes: Any = codes) -> None:
+                hasher.hash(self._rows, begin, end, first, last, codes)
 
-            self._backend._run(fill, last - first, n_rows, self.n_threads)
-            yield first, kept
-
-
-def _column_norms(directions: Array) -> Array:
-    """Return the length of every column, also where squares would overflow or underflow."""
-    largest = np.abs(directions).max(axis=0)
-    unit = np.where(largest > 0, largest, 1.0)
-    return np.asarray(unit * np.sqrt(((directions / unit) ** 2).sum(axis=0)))
+            self._backend._run(fill, self._n_rows, self._n_rows, self.n_threads)
+            yield first, codes
 
 
 def _values(y: Array, weights: Array | None, sign: float) -> Array:
@@ -329,7 +239,3 @@ def _values(y: Array, weights: Array | None, sign: float) -> Array:
     values[:, -1] = sign if weights is None else sign * weights
     np.multiply(y, values[:, -1:], out=values[:, :-1])
     return values
-
-
-def _csr(X: Any) -> tuple[Array, NDArray[Any], NDArray[Any]]:
-    return X.data.astype(np.float64, copy=False), X.indices, X.indptr

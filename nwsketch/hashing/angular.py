@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwsketch.hashing.base import HashFamily, HashParameters, register
-from nwsketch.hashing.p_stable import sequential_projections
+from nwsketch.hashing.projections import gaussian_directions, sequential_projections
 
 #: Rows with a value beyond this are shrunk before they are projected, which changes no sign.
 HUGE, SHRINK = 2.0**900, 2.0**-200
@@ -34,10 +34,18 @@ class Angular(HashFamily):
         return 2
 
     def draw(
-        self, rng: np.random.Generator, n_features: int, n_hashes: int, bandwidth: NDArray[np.float64]
+        self,
+        rng: np.random.Generator,
+        n_features: int,
+        n_repetitions: int,
+        hashes_per_repetition: int,
+        bandwidth: NDArray[np.float64],
     ) -> HashParameters:
         """Draw Gaussian directions; the bandwidth plays no part."""
-        return HashParameters("sign_projection", {"directions": rng.standard_normal((n_features, n_hashes))})
+        return HashParameters(
+            "sign_projection",
+            gaussian_directions(rng, n_features, n_repetitions, hashes_per_repetition),
+        )
 
     def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:
         """Return ``x @ directions[:, h] >= 0`` as 0 or 1."""

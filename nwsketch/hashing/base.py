@@ -40,7 +40,9 @@ class HashParameters:
         - ``"minhash"``: 1 + the non-zero column of least ``mix(column, seeds[h])``, 0 if none;
         - ``"cells"``: whatever :meth:`HashFamily.cells` computes.
     arrays : dict of str to ndarray
-        The arrays named above (float64, or uint64 for ``seeds``).
+        The arrays named above (float64, or uint64 for ``seeds``). Directions may be accompanied by their
+        factors, ``"scales"`` and ``"gaussians"`` (:mod:`nwsketch.hashing.projections`), which let a backend
+        compute the same cells faster.
     cells_per_hash : int
         Number of integers that one elementary hash yields.
     """
@@ -70,14 +72,22 @@ class HashFamily(ABC):
 
     @abstractmethod
     def draw(
-        self, rng: np.random.Generator, n_features: int, n_hashes: int, bandwidth: NDArray[np.float64]
+        self,
+        rng: np.random.Generator,
+        n_features: int,
+        n_repetitions: int,
+        hashes_per_repetition: int,
+        bandwidth: NDArray[np.float64],
     ) -> HashParameters:
-        """Draw the parameters of ``n_hashes`` independent elementary hashes.
+        """Draw the parameters of ``n_repetitions * hashes_per_repetition`` elementary hashes.
+
+        Those of one repetition come one after the other and are independent. Any two repetitions are
+        uncorrelated at least: where hashes are not independent the error of a sketch must be measured.
 
         Parameters
         ----------
         rng : numpy.random.Generator
-        n_features, n_hashes : int
+        n_features, n_repetitions, hashes_per_repetition : int
         bandwidth : ndarray of shape (n_features,)
             Positive widths; all ones where the family takes none.
 

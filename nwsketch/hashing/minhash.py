@@ -39,9 +39,15 @@ class MinHash(HashFamily):
         return n_features + 1
 
     def draw(
-        self, rng: np.random.Generator, n_features: int, n_hashes: int, bandwidth: NDArray[np.float64]
+        self,
+        rng: np.random.Generator,
+        n_features: int,
+        n_repetitions: int,
+        hashes_per_repetition: int,
+        bandwidth: NDArray[np.float64],
     ) -> HashParameters:
         """Draw one 64-bit seed per hash; the bandwidth plays no part."""
+        n_hashes = n_repetitions * hashes_per_repetition
         return HashParameters("minhash", {"seeds": rng.integers(0, 2**64, n_hashes, dtype=np.uint64)})
 
     def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:

@@ -15,27 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from nwsketch.hashing.base import HashFamily, HashParameters, register
-
-
-def sequential_projections(X: NDArray[Any], directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Project rows in float64, adding the features from first to last.
-
-    A matrix product adds in an order that depends on the shape of the batch; the order here
-    is fixed, so that a row's cell never depends on the rows around it.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-    directions : ndarray of shape (n_features, n_hashes)
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_hashes), float64
-    """
-    projections = np.zeros((X.shape[0], directions.shape[1]))
-    for column, direction in zip(X.T.astype(np.float64), directions, strict=True):
-        projections += column[:, np.newaxis] * direction
-    return projections
+from nwsketch.hashing.projections import gaussian_directions, sequential_projections
 
 
 class _PStableProjection(HashFamily):
@@ -44,17 +24,30 @@ class _PStableProjection(HashFamily):
     takes_bandwidth = True
 
     @abstractmethod
-    def _draw_directions(self, rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-        """Draw independent p-stable coordinates."""
+    def _draw_directions(
+        self, rng: np.random.Generator, n_features: int, n_repetitions: int, hashes_per_repetition: int
+    ) -> dict[str, NDArray[np.float64]]:
+        """Draw directions of independent p-stable coordinates, and their factors if they have any."""
 
     def draw(
-        self, rng: np.random.Generator, n_features: int, n_hashes: int, bandwidth: NDArray[np.float64]
+        self,
+        rng: np.random.Generator,
+        n_features: int,
+        n_repetitions: int,
+        hashes_per_repetition: int,
+        bandwidth: NDArray[np.float64],
     ) -> HashParameters:
         """Draw directions (divided by the bandwidths) and uniform offsets."""
+        arrays = self._draw_directions(rng, n_features, n_repetitions, hashes_per_repetition)
         with np.errstate(over="ignore"):
-            directions = self._draw_directions(rng, (n_features, n_hashes)) / bandwidth[:, np.newaxis]
-        directions = np.clip(directions, -1e300, 1e300)  # finite, however narrow the bandwidth
-        return HashParameters("floor_projection", {"directions": directions, "offsets": rng.random(n_hashes)})
+            directions = arrays["directions"] / bandwidth[:, np.newaxis]
+            if "scales" in arrays:
+                widths = np.ones(len(arrays["scales"]))
+                widths[:n_features] = bandwidth
+                arrays["scales"] = np.clip(arrays["scales"] / widths, -1e300, 1e300)
+        arrays["directions"] = np.clip(directions, -1e300, 1e300)  # finite, however narrow the bandwidth
+        arrays["offsets"] = rng.random(n_repetitions * hashes_per_repetition)
+        return HashParameters("floor_projection", arrays)
 
     def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:
         """Return ``floor(x @ directions[:, h] + offsets[h])`` for every hash h."""
@@ -73,8 +66,10 @@ class GaussianProjection(_PStableProjection):
     name = "l2"
     distance = "euclidean"
 
-    def _draw_directions(self, rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-        return rng.standard_normal(shape)
+    def _draw_directions(
+        self, rng: np.random.Generator, n_features: int, n_repetitions: int, hashes_per_repetition: int
+    ) -> dict[str, NDArray[np.float64]]:
+        return gaussian_directions(rng, n_features, n_repetitions, hashes_per_repetition)
 
     def collision_probability(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return erf(1 / (t sqrt 2)) - sqrt(2 / pi) t (1 - exp(-1 / (2 t^2))); 1 at t = 0."""
@@ -91,8 +86,10 @@ class CauchyProjection(_PStableProjection):
     name = "l1"
     distance = "cityblock"
 
-    def _draw_directions(self, rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-        return rng.standard_cauchy(shape)
+    def _draw_directions(
+        self, rng: np.random.Generator, n_features: int, n_repetitions: int, hashes_per_repetition: int
+    ) -> dict[str, NDArray[np.float64]]:
+        return {"directions": rng.standard_cauchy((n_features, n_repetitions * hashes_per_repetition))}
 
     def collision_probability(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return 2 atan(1 / t) / pi - (t / pi) log(1 + 1 / t^2); 1 at t = 0."""

@@ -75,7 +75,7 @@ class HashPlan:
         self.n_features = n_features
         self.n_repetitions = n_repetitions
         self.hashes_per_repetition = hashes_per_repetition
-        self.parameters = family.draw(rng, n_features, n_hashes, bandwidth)
+        self.parameters = family.draw(rng, n_features, n_repetitions, hashes_per_repetition, bandwidth)
         self.cells_per_unit = np.broadcast_to(family.cells_per_unit(self.parameters), n_features)
 
         n_cells = self.parameters.cells_per_hash * hashes_per_repetition

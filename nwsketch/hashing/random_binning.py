@@ -29,10 +29,15 @@ class RandomBinning(HashFamily):
     takes_bandwidth = True
 
     def draw(
-        self, rng: np.random.Generator, n_features: int, n_hashes: int, bandwidth: NDArray[np.float64]
+        self,
+        rng: np.random.Generator,
+        n_features: int,
+        n_repetitions: int,
+        hashes_per_repetition: int,
+        bandwidth: NDArray[np.float64],
     ) -> HashParameters:
         """Draw one grid per feature and hash: widths Gamma(2, h_j), uniform offsets."""
-        shape = (n_features, n_hashes)
+        shape = (n_features, n_repetitions * hashes_per_repetition)
         with np.errstate(over="ignore"):  # a width beyond all numbers has one cell
             widths = rng.gamma(2.0, 1.0, shape) * bandwidth[:, np.newaxis]
         # A generator may return 0.0 (with probability of about 1e-32): keep the scale finite.

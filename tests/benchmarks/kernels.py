@@ -95,7 +95,7 @@ def tables(n_rows):
         results = [
             nanoseconds(function, codes.size)
             for function in (
-                lambda codes=codes, cells=cells: accumulate(codes, values, 0, N_REPETITIONS, cells),
+                lambda codes=codes, cells=cells: accumulate(codes, values, 0, cells),
                 lambda codes=codes, cells=cells: accumulate_cold(codes, values, cells),
                 lambda codes=codes, cells=cells: look_up(codes, cells, 1.0, sums, squares),
                 lambda codes=codes, cells=cells: look_up_cold(codes, cells, sums, squares),

@@ -227,8 +227,8 @@ class ChangedBinning(RandomBinning):
     def __init__(self, change, offset=1.0):
         self._change, self._offset = change, offset
 
-    def draw(self, rng, n_features, n_hashes, bandwidth):
-        arrays = super().draw(rng, n_features, n_hashes, bandwidth).arrays
+    def draw(self, rng, n_features, n_repetitions, hashes_per_repetition, bandwidth):
+        arrays = super().draw(rng, n_features, n_repetitions, hashes_per_repetition, bandwidth).arrays
         scales = arrays["scales"] * self._change(rng, arrays["scales"].shape)
         offsets = arrays["offsets"] * self._offset
         return HashParameters("grid", {"scales": scales, "offsets": offsets}, cells_per_hash=n_features)

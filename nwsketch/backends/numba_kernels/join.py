@@ -6,9 +6,6 @@ Cells are joined in unsigned 64-bit arithmetic that wraps: ``code = shift + sum 
 import numpy as np
 from numba import njit
 
-#: Rows handled at a time: their partial codes (8 bytes each) stay in the first-level cache.
-TILE = 512
-
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def to_bucket(
@@ -26,7 +23,7 @@ def to_buckets(
     joined,  # in   (n_rows,) uint64
     n_buckets,
     rehashed,
-    codes,  # out  (n_rows,) uint32
+    codes,  # out  (n_rows,) uint16 or uint32
 ):
     for i in range(joined.size):
         codes[i] = to_bucket(joined[i], n_buckets, rehashed)

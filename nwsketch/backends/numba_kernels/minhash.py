@@ -21,6 +21,8 @@ def minhash_codes(
     data,  # in   (n_non_zeros,) float64: CSR rows, columns ascending; stored zeros do not count
     indices,  # in   (n_non_zeros,)
     indptr,  # in   (n_rows + 1,)
+    begin,  # the rows wanted: begin <= row < end
+    end,
     seeds,  # in   (n_hashes,) uint64
     multipliers,  # in   (1, n_hashes) uint64
     shifts,  # in   (n_repetitions,) uint64
@@ -28,13 +30,13 @@ def minhash_codes(
     rehashed,
     first,
     last,
-    codes,  # out  (last - first, n_rows) uint32
+    codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
 ):
     per_repetition = seeds.size // shifts.size
-    begin, end = first * per_repetition, last * per_repetition
-    ranks = np.empty(end - begin, np.uint64)
-    cells = np.empty(end - begin, np.uint64)
-    for i in range(indptr.size - 1):
+    first_hash, last_hash = first * per_repetition, last * per_repetition
+    ranks = np.empty(last_hash - first_hash, np.uint64)
+    cells = np.empty(last_hash - first_hash, np.uint64)
+    for i in range(begin, end):
         ranks[:] = np.uint64(0xFFFFFFFFFFFFFFFF)
         cells[:] = 0
         for position in range(indptr[i], indptr[i + 1]):
@@ -42,13 +44,13 @@ def minhash_codes(
                 continue
             cell = np.uint64(indices[position]) + np.uint64(1)
             column = mix(cell)
-            for h in range(begin, end):
+            for h in range(first_hash, last_hash):
                 rank = mix(column ^ seeds[h])
-                if rank < ranks[h - begin]:
-                    ranks[h - begin] = rank
-                    cells[h - begin] = cell
+                if rank < ranks[h - first_hash]:
+                    ranks[h - first_hash] = rank
+                    cells[h - first_hash] = cell
         for repetition in range(first, last):
             code = shifts[repetition]
             for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
-                code += cells[h - begin] * multipliers[0, h]
+                code += cells[h - first_hash] * multipliers[0, h]
             codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)

@@ -1,15 +1,14 @@
 """Cells of projections: float32 products, with float64 wherever rounding could change a cell.
 
-A cell is defined by the float64 projection whose features are added from first to last. The
-float32 product differs from it by at most (n_features + 4) 2^-23 ||x|| ||direction|| (twice the
-usual bound for sums in any order, with or without fused multiply-add; it also covers the
-conversion of both factors to float32 and the float64 sum's own error). The few projections that lie
-within that bound of an edge are computed again in float64. So a row's cells are exact, whatever the
-batch and the threads.
+A cell is defined by the float64 projection whose features are added from first to last. The float32 product
+differs from it by at most (n_features / 4 + 9) 2^-24 ||x|| ||direction||, to first order: sums of four
+products, added up one after the other, with or without fused multiply-add; it also covers the conversion of
+both factors to float32 and the float64 sum's own error. The few projections that lie within that bound of an
+edge are computed again in float64. So a row's cells are exact, whatever the batch and the threads.
 
-Products are made for a tile of rows (transposed, in the first-level cache) and sixteen directions
-at a time, and turned into cells before the next: nothing but codes goes to memory. Cells included,
-that takes 1.5 to 1.9 times a BLAS product of the same size (tests/benchmarks/kernels.py).
+Products are made for a tile of rows (transposed, in the first-level cache) and some sixteen directions at a
+time, and turned into cells before the next: nothing but codes goes to memory. This is for l1, and for few
+features; other directions have factors (structured.py).
 """
 
 import math
@@ -21,7 +20,7 @@ from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
 
 #: Rows whose features, products and margins fit the first-level cache together.
 TILE = 256
-#: Directions multiplied at a time: a multiple of 4, the number that share loads of the features.
+#: Directions multiplied at a time, or more if a repetition has more.
 GROUP = 16
 #: Rows of a smaller norm are left to float64: their float32 products might underflow.
 SMALLEST_NORM = 1e-25
@@ -70,18 +69,19 @@ def _add_four_by_four(features, directions, j, h, products):
 @njit(nogil=True, cache=True, error_model="numpy")
 def _project(
     features,  # in   (padded_features, n_rows) float32: a multiple of 4, zeros last
-    directions,  # in   (padded_features, n_hashes + GROUP) float32
-    h,  # the first of GROUP directions
-    products,  # out  (GROUP, n_rows) float32
+    directions,  # in   (padded_features, >= h + n_wanted + 3) float32
+    h,  # the first direction wanted
+    n_wanted,
+    products,  # out  (>= n_wanted + 3, n_rows) float32
 ):
     products[:] = 0
-    for g in range(0, GROUP, 4):
+    for g in range(0, n_wanted, 4):
         for j in range(0, features.shape[0], 4):
             _add_four_by_four(features, directions, j, h + g, products[g : g + 4])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _exact_projection(row, shrink, directions, h):
+def exact_projection(row, shrink, directions, h):
     total = 0.0
     for j in range(row.size):
         total += np.float64(row[j]) * shrink * directions[j, h]
@@ -89,7 +89,7 @@ def _exact_projection(row, shrink, directions, h):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _shrink(row):  # the power of two that keeps sums over the row from overflowing: mostly 1
+def exact_shrink(row):  # the power of two that keeps sums over the row from overflowing: mostly 1
     for x in row:
         if abs(np.float64(x)) > HUGE:
             return SHRINK
@@ -97,85 +97,41 @@ def _shrink(row):  # the power of two that keeps sums over the row from overflow
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _any_close(margins, norms, error):  # whether a row is too close to zero, or marked for float64
-    n_close = 0
-    for i in range(margins.size):
-        n_close += 0 if margins[i] > norms[i] * error else 1
-    return n_close > 0
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _add_signs(p, multiplier, joined, margins):
-    for i in range(joined.size):
-        joined[i] += multiplier if p[i] >= np.float32(0) else multiplier ^ multiplier
-        margin = abs(p[i])
-        margins[i] = margin if margin < margins[i] else margins[i]  # min() would not vectorise
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _exact_sign_code(row, directions, multipliers, shift, first_hash, last_hash):
-    code, shrink = shift, _shrink(row)
+def exact_sign_code(row, directions, multipliers, shift, first_hash, last_hash):
+    code, shrink = shift, exact_shrink(row)
     for h in range(first_hash, last_hash):
-        if _exact_projection(row, shrink, directions, h) >= 0:
+        if exact_projection(row, shrink, directions, h) >= 0:
             code += multipliers[0, h]
     return code
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def sign_codes(
-    rows,  # in   (n_rows, n_features) float32 or float64
-    largest_norm,  # see _load
-    directions,  # in   (n_features, n_hashes) float64
-    unit_directions,  # in   (padded_features, n_hashes + GROUP) float32: the same at length 1, and zeros
-    error,  # float32: largest error of a product of a row of norm 1
-    multipliers,  # in   (1, n_hashes) uint64
-    shifts,  # in   (n_repetitions,) uint64
-    n_buckets,
-    rehashed,
-    first,
-    last,
-    codes,  # out  (last - first, n_rows) uint32
-):
-    n_rows = rows.shape[0]
-    per_repetition = directions.shape[1] // shifts.size
-    width = max(min(TILE, n_rows), 1)
-    # Always used at full width: a slice of columns would not be contiguous, and loops not vectorised.
-    features, norms = np.zeros((unit_directions.shape[0], width), np.float32), np.empty(width, np.float32)
-    products, margins = np.empty((GROUP, width), np.float32), np.empty(width, np.float32)
-    joined = np.empty(width, np.uint64)
-    for start in range(0, n_rows, width):
-        size = min(width, n_rows - start)
-        tile = rows[start : start + size]
-        _load(tile, largest_norm, features, norms)
-        for h in range(first * per_repetition, last * per_repetition):
-            lane = (h - first * per_repetition) % GROUP
-            if lane == 0:
-                _project(features, unit_directions, h, products)
-            repetition, k = h // per_repetition, h % per_repetition
-            part = codes[repetition - first, start : start + size]
-            if k == 0:
-                margins[:] = np.inf
-                joined[:] = shifts[repetition]
-                part[:] = 0
-            if rehashed:
-                _add_signs(products[lane], multipliers[0, h], joined, margins)
-            else:  # codes of 32 bits: twice as many at a time
-                _add_signs(products[lane], np.uint32(multipliers[0, h]), part, margins)
-            if k < per_repetition - 1:
-                continue
-            if rehashed:
-                to_buckets(joined[:size], n_buckets, rehashed, part)
-            if not _any_close(margins, norms, error):
-                continue
-            for i in range(size):
-                if not margins[i] > norms[i] * error:
-                    shift = shifts[repetition]
-                    code = _exact_sign_code(tile[i], directions, multipliers, shift, h - k, h + 1)
-                    part[i] = to_bucket(code, n_buckets, rehashed)
+def exact_floor_code(row, directions, offsets, multipliers, shift, first_hash, last_hash):
+    code = shift
+    for h in range(first_hash, last_hash):
+        cell = math.floor(exact_projection(row, 1.0, directions, h) + offsets[h])
+        code += np.uint64(np.int64(cell)) * multipliers[0, h]
+    return code
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_floors(p, norms, offset, error, multiplier, joined, margins):
+def _any_within(margins, norms):  # whether a row is too close to an edge, or left to float64
+    n_within = 0
+    for i in range(margins.size):
+        n_within += 0 if margins[i] > 0 and norms[i] < np.inf else 1
+    return n_within > 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_signs(p, norms, error, multiplier, joined, margins):
+    for i in range(p.size):
+        joined[i] += multiplier if p[i] >= np.float32(0) else multiplier ^ multiplier
+        margin = abs(p[i]) - norms[i] * error
+        margins[i] = margin if margin < margins[i] else margins[i]  # min() would not vectorise
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_floors(p, norms, error, offset, multiplier, joined, margins):
     for i in range(p.size):
         position = p[i] + offset
         cell = np.floor(position)
@@ -183,68 +139,81 @@ def _add_floors(p, norms, offset, error, multiplier, joined, margins):
         above = np.float32(1) - below
         margin = (below if below < above else above) - (norms[i] * error + OFFSET_ERROR)
         margins[i] = margin if margin < margins[i] else margins[i]
-        joined[i] += np.uint64(np.int64(np.int32(cell))) * multiplier
+        joined[i] += np.uint64(np.int64(cell)) * multiplier
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _exact_floor_code(row, directions, offsets, multipliers, shift, first_hash, last_hash):
-    code = shift
-    for h in range(first_hash, last_hash):
-        cell = math.floor(_exact_projection(row, 1.0, directions, h) + offsets[h])
-        code += np.uint64(np.int64(cell)) * multipliers[0, h]
-    return code
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def floor_codes(
+def projection_codes(
     rows,  # in   (n_rows, n_features) float32 or float64
-    largest_norm,  # see _load
+    begin,  # the rows wanted: begin <= row < end
+    end,
+    largest_norm,  # see _load; cells of smaller rows fit 64 bits
     directions,  # in   (n_features, n_hashes) float64
-    rounded_directions,  # in   (padded_features, n_hashes + GROUP) float32: the same, and zeros
-    offsets,  # in   (n_hashes,) float64, in [0, 1)
+    rounded_directions,  # in   (padded_features, n_hashes + 3) float32: the same, and zeros
+    offsets,  # in   (n_hashes,) float64, in [0, 1); not read if signs are wanted
+    signs,  # whether cells are signs (of directions that may be shortened), else floors
     errors,  # in   (n_hashes,) float32: largest error of a product of a row of norm 1
     multipliers,  # in   (1, n_hashes) uint64
     shifts,  # in   (n_repetitions,) uint64
     n_buckets,
     rehashed,
-    first,
+    first,  # the repetitions wanted: first <= repetition < last
     last,
-    codes,  # out  (last - first, n_rows) uint32
+    codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
 ):
-    n_rows = rows.shape[0]
     per_repetition = directions.shape[1] // shifts.size
-    width = max(min(TILE, n_rows), 1)
+    together = max(GROUP // per_repetition, 1)  # repetitions whose products are made at a time
+    width = max(min(TILE, end - begin), 1)
     # Always used at full width: a slice of columns would not be contiguous, and loops not vectorised.
     features, norms = np.zeros((rounded_directions.shape[0], width), np.float32), np.empty(width, np.float32)
-    products, margins = np.empty((GROUP, width), np.float32), np.empty(width, np.float32)
+    products, margins = (
+        np.empty((together * per_repetition + 3, width), np.float32),
+        np.empty(width, np.float32),
+    )
     joined = np.empty(width, np.uint64)
-    for start in range(0, n_rows, width):
-        size = min(width, n_rows - start)
+    for start in range(begin, end, width):
+        size = min(width, end - start)
         tile = rows[start : start + size]
         _load(tile, largest_norm, features, norms)
-        for h in range(first * per_repetition, last * per_repetition):
-            lane = (h - first * per_repetition) % GROUP
+        for repetition in range(first, last):
+            h = repetition * per_repetition
+            lane = (repetition - first) % together * per_repetition
             if lane == 0:
-                _project(features, rounded_directions, h, products)
-            repetition, k = h // per_repetition, h % per_repetition
-            if k == 0:
-                margins[:] = np.inf
-                joined[:] = shifts[repetition]
-            offset = np.float32(offsets[h])
-            _add_floors(products[lane], norms, offset, errors[h], multipliers[0, h], joined, margins)
-            if k < per_repetition - 1:
-                continue
-            part = codes[repetition - first, start : start + size]
-            to_buckets(joined[:size], n_buckets, rehashed, part)
-            if not _any_close(margins, norms, np.float32(0)):
-                continue
-            for i in range(size):
-                if not margins[i] > 0 or norms[i] == np.inf:
-                    shift, last_hash = shifts[repetition], h + 1
-                    code = _exact_floor_code(
-                        tile[i], directions, offsets, multipliers, shift, h - k, last_hash
-                    )
-                    part[i] = to_bucket(code, n_buckets, rehashed)
+                n_wanted = min(together, last - repetition) * per_repetition
+                _project(features, rounded_directions, h, n_wanted, products)
+            margins[:] = np.inf
+            joined[:] = shifts[repetition]
+            for k in range(per_repetition):
+                p, error, multiplier = products[lane + k], errors[h + k], multipliers[0, h + k]
+                if signs:
+                    _add_signs(p, norms, error, multiplier, joined, margins)
+                else:
+                    offset = np.float32(offsets[h + k])
+                    _add_floors(p, norms, error, offset, multiplier, joined, margins)
+            if _any_within(margins, norms):
+                for i in range(size):
+                    if margins[i] > 0 and norms[i] < np.inf:
+                        continue
+                    row, shift = tile[i], shifts[repetition]
+                    if signs:
+                        joined[i] = exact_sign_code(
+                            row, directions, multipliers, shift, h, h + per_repetition
+                        )
+                    elif norms[i] == np.inf:
+                        joined[i] = exact_floor_code(
+                            row, directions, offsets, multipliers, shift, h, h + per_repetition
+                        )
+                    else:
+                        for k in range(per_repetition):
+                            position = products[lane + k, i] + np.float32(offsets[h + k])
+                            cell, margin = np.floor(position), np.abs(position - np.rint(position))
+                            if not margin > norms[i] * errors[h + k] + OFFSET_ERROR:
+                                exact = math.floor(
+                                    exact_projection(row, 1.0, directions, h + k) + offsets[h + k]
+                                )
+                                change = np.int64(exact) - np.int64(cell)
+                                joined[i] += np.uint64(change) * multipliers[0, h + k]
+            to_buckets(joined[:size], n_buckets, rehashed, codes[repetition - first, start : start + size])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -252,6 +221,8 @@ def sparse_projection_codes(
     data,  # in   (n_non_zeros,) float64: CSR rows, columns ascending
     indices,  # in   (n_non_zeros,)
     indptr,  # in   (n_rows + 1,)
+    begin,  # the rows wanted: begin <= row < end
+    end,
     directions,  # in   (n_features, n_hashes) float64
     offsets,  # in   (n_hashes,) float64; not read if signs are wanted
     signs,  # whether cells are signs (else floors)
@@ -261,24 +232,24 @@ def sparse_projection_codes(
     rehashed,
     first,
     last,
-    codes,  # out  (last - first, n_rows) uint32
+    codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
 ):
     per_repetition = directions.shape[1] // shifts.size
-    begin, end = first * per_repetition, last * per_repetition
-    projections = np.empty(end - begin)
-    for i in range(indptr.size - 1):
+    first_hash, last_hash = first * per_repetition, last * per_repetition
+    projections = np.empty(last_hash - first_hash)
+    for i in range(begin, end):
         projections[:] = 0.0
-        shrink = _shrink(data[indptr[i] : indptr[i + 1]]) if signs else 1.0
+        shrink = exact_shrink(data[indptr[i] : indptr[i + 1]]) if signs else 1.0
         for position in range(indptr[i], indptr[i + 1]):
             j, x = indices[position], data[position] * shrink
-            for h in range(begin, end):
-                projections[h - begin] += x * directions[j, h]
+            for h in range(first_hash, last_hash):
+                projections[h - first_hash] += x * directions[j, h]
         for repetition in range(first, last):
             code = shifts[repetition]
             for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
                 if signs:
-                    code += multipliers[0, h] if projections[h - begin] >= 0 else np.uint64(0)
+                    code += multipliers[0, h] if projections[h - first_hash] >= 0 else np.uint64(0)
                 else:
-                    cell = math.floor(projections[h - begin] + offsets[h])
+                    cell = math.floor(projections[h - first_hash] + offsets[h])
                     code += np.uint64(np.int64(cell)) * multipliers[0, h]
             codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)

@@ -33,22 +33,24 @@ def warm(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def accumulate(
-    codes,  # in   (last - first, n_rows) uint32, trusted in [0, n_buckets)
+    codes,  # in   (n_in_range, n_rows) uint16 or uint32, trusted in [0, n_buckets)
     values,  # in   (n_rows, n_channels) float64
-    first,  # the repetitions that this thread owns: no races
-    last,
+    first,  # the repetitions that the codes belong to begin here; this thread owns them: no races
     tables,  # out  (n_repetitions, n_buckets, n_channels) float64
 ):
     n_channels = values.shape[1]
     warmth = 0.0
-    for repetition in range(first, last):
+    for repetition in range(first, first + codes.shape[0]):
         row_codes = codes[repetition - first]
         table = tables[repetition]
         warmth += warm(table, row_codes.size)
         if n_channels == 2:
             for i in range(row_codes.size):
-                table[row_codes[i], 0] += values[i, 0]
-                table[row_codes[i], 1] += values[i, 1]
+                code = row_codes[i]
+                target, weight = values[i, 0], values[i, 1]  # both before the first is written: one access
+                total, count = table[code, 0], table[code, 1]
+                table[code, 0] = total + target
+                table[code, 1] = count + weight
         else:
             for i in range(row_codes.size):
                 for c in range(n_channels):
@@ -75,12 +77,12 @@ def accumulate_totals(
 def commit(codes, values, tables, totals):
     # One compiled call, which no signal can interrupt: a batch is added whole or not at all.
     accumulate_totals(values, 1, totals)
-    return accumulate(codes, values, 0, codes.shape[0], tables)
+    return accumulate(codes, values, 0, tables)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def look_up(
-    codes,  # in   (n_repetitions, n_rows) uint32
+    codes,  # in   (n_repetitions, n_rows) uint16 or uint32
     tables,  # in   (n_repetitions, n_buckets, n_channels) float64
     unit,  # what counts are multiplied by before they are squared, to stay in range
     sums,  # out  (n_rows, n_groups, n_channels) float64
@@ -111,7 +113,7 @@ def look_up(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def look_up_others(
-    codes,  # in   (n_repetitions, n_rows) uint32
+    codes,  # in   (n_repetitions, n_rows) uint16 or uint32
     tables,  # in   (n_repetitions, n_buckets, n_channels) float64
     unit,  # what counts are multiplied by before they are squared, to stay in range
     own,  # in   (n_rows, n_channels) float64: a row's own share, taken off every cell it reads

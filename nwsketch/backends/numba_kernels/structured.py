@@ -1,0 +1,461 @@
+"""Cells of projections whose directions have factors: eight hashes for little more than one product.
+
+See nwsketch.hashing.projections for the factors, and projection.py for the promise kept here too: float32
+products, their error bounded, and float64 wherever it could change a cell. Per row and hash d / 8 fused
+multiply-adds and 3 additions, instead of d: tests/benchmarks/kernels.py measures what it takes.
+
+Rows are handled 64 at a time, one feature after the other in memory, so that every loop runs over rows
+and vectorises. Every loop reads and writes one flat array at offsets that the compiler knows, with
+unsigned indices, which it need not check for negative ones.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
+from nwsketch.backends.numba_kernels.projection import (
+    OFFSET_ERROR,
+    PRODUCT_MATH,
+    SMALLEST_NORM,
+    exact_floor_code,
+    exact_projection,
+    exact_shrink,
+    exact_sign_code,
+)
+
+#: Rows handled at a time. Their products, 8 KiB, and their features stay in the first-level cache.
+ROWS = 64
+#: Hashes in a block, features in a chunk: the order of the Hadamard matrix.
+ORDER = 8
+#: Chunks and blocks that are multiplied at a time: twelve factors and four sums fit the registers.
+CHUNKS, BLOCKS = 3, 4
+#: Signs that are packed into one integer before they are joined into a rehashed code.
+WORD = 32
+
+#: Elements that scratch arrays have more than they need: vectors of 64 bytes that straddle cache lines would
+#: take twice as long.
+PADDING = 16
+
+_R1, _R2, _R3, _R4, _R5, _R6, _R7 = (np.uint64(i * ROWS) for i in range(1, 8))
+_CHUNK = np.uint64(ORDER * ROWS)  # floats of a chunk, or of a block, in the flat arrays
+_ROWS, _ORDER = np.uint64(ROWS), np.uint64(ORDER)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _aligned(buffer):  # all but PADDING elements, from the beginning of a cache line on
+    start = (-buffer.ctypes.data % 64) // buffer.itemsize
+    return buffer[start : start + buffer.size - PADDING]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _transform(a0, a1, a2, a3, a4, a5, a6, a7):
+    # H a, H the Hadamard matrix of order 8 (scipy.linalg.hadamard): 24 additions.
+    b0, b1, b2, b3 = a0 + a1, a0 - a1, a2 + a3, a2 - a3
+    b4, b5, b6, b7 = a4 + a5, a4 - a5, a6 + a7, a6 - a7
+    a0, a1, a2, a3 = b0 + b2, b1 + b3, b0 - b2, b1 - b3
+    a4, a5, a6, a7 = b4 + b6, b5 + b7, b4 - b6, b5 - b7
+    return a0 + a4, a1 + a5, a2 + a6, a3 + a7, a0 - a4, a1 - a5, a2 - a6, a3 - a7
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _lesser(a, b):  # min() would look for NaN first, and not vectorise
+    return a if a < b else b
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _least(a0, a1, a2, a3, a4, a5, a6, a7):
+    low, high = _lesser(_lesser(a0, a1), _lesser(a2, a3)), _lesser(_lesser(a4, a5), _lesser(a6, a7))
+    return _lesser(low, high)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _floor(position):  # the cell, as the kernels join it, and the distance to its nearer edge
+    cell = np.floor(position)
+    below = position - cell
+    return np.uint64(np.int64(cell)), _lesser(below, np.float32(1) - below)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _transform_chunks(features, n_chunks):
+    for c in range(np.uint64(n_chunks)):
+        u = features[c * _CHUNK : (c + np.uint64(1)) * _CHUNK]
+        for i in range(_ROWS):
+            z = _transform(
+                u[i], u[_R1 + i], u[_R2 + i], u[_R3 + i], u[_R4 + i], u[_R5 + i], u[_R6 + i], u[_R7 + i]
+            )
+            u[i], u[_R1 + i], u[_R2 + i], u[_R3 + i] = z[0], z[1], z[2], z[3]
+            u[_R4 + i], u[_R5 + i], u[_R6 + i], u[_R7 + i] = z[4], z[5], z[6], z[7]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _load(
+    rows,  # in   (n_rows, n_features) float32 or float64
+    start,  # the first of up to ROWS rows
+    stop,
+    scales,  # in   (>= n_features,) float64: what features are multiplied by
+    largest_norm,  # above this norm (of the scaled row) float32 is of no use
+    features,  # out  (n_chunks * ORDER * ROWS,) float32: the scaled rows, every chunk transformed
+    norms,  # out  (ROWS,) float32: norms of the scaled rows, rounded up; 0 for those in float64
+    in_float64,  # out  (ROWS,) bool: rows whose codes must be computed by other means
+):
+    n_features = rows.shape[1]
+    norms[:] = 0
+    in_float64[:] = False
+    for i in range(stop - start):
+        square = 0.0
+        for j in range(n_features):
+            x = np.float64(rows[start + i, j]) * scales[j]
+            square += x * x
+            features[j * ROWS + i] = np.float32(x)
+        norm = math.sqrt(square)
+        in_float64[i] = not SMALLEST_NORM < norm < largest_norm
+        norms[i] = 0 if in_float64[i] else np.float32(norm * 1.000001)
+    for i in range(ROWS):
+        if in_float64[i] or i >= stop - start:  # anything that is far from an edge will do
+            for j in range(n_features):
+                features[j * ROWS + i] = 1
+    features[n_features * ROWS :] = 0
+    _transform_chunks(features, features.size // (ORDER * ROWS))
+    return in_float64.any()
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=PRODUCT_MATH)
+def _fold(
+    features,  # in   (n_chunks * ORDER * ROWS,) float32
+    chunk,  # the first of CHUNKS chunks
+    coefficients,  # in   (n_blocks, n_chunks * ORDER) float32
+    block,  # the first of BLOCKS blocks
+    sums,  # out  (BLOCKS * ORDER * ROWS,) float32: sum over chunks of coefficient * feature
+):
+    g0, g1, g2, g3 = (
+        coefficients[block],
+        coefficients[block + 1],
+        coefficients[block + 2],
+        coefficients[block + 3],
+    )
+    x = features[chunk * ORDER * ROWS : (chunk + CHUNKS) * ORDER * ROWS]
+    for j in range(_ORDER):
+        k0 = np.uint64(chunk) * _ORDER + j
+        k1, k2 = k0 + _ORDER, k0 + _ORDER + _ORDER
+        a0, b0, c0 = g0[k0], g0[k1], g0[k2]
+        a1, b1, c1 = g1[k0], g1[k1], g1[k2]
+        a2, b2, c2 = g2[k0], g2[k1], g2[k2]
+        a3, b3, c3 = g3[k0], g3[k1], g3[k2]
+        p0 = j * _ROWS
+        p1, p2, p3 = p0 + _CHUNK, p0 + _CHUNK + _CHUNK, p0 + _CHUNK + _CHUNK + _CHUNK
+        if chunk == 0:
+            for i in range(_ROWS):
+                a, b, c = x[p0 + i], x[p1 + i], x[p2 + i]
+                sums[p0 + i] = a0 * a + b0 * b + c0 * c
+                sums[p1 + i] = a1 * a + b1 * b + c1 * c
+                sums[p2 + i] = a2 * a + b2 * b + c2 * c
+                sums[p3 + i] = a3 * a + b3 * b + c3 * c
+        else:
+            for i in range(_ROWS):
+                a, b, c = x[p0 + i], x[p1 + i], x[p2 + i]
+                sums[p0 + i] += a0 * a + b0 * b + c0 * c
+                sums[p1 + i] += a1 * a + b1 * b + c1 * c
+                sums[p2 + i] += a2 * a + b2 * b + c2 * c
+                sums[p3 + i] += a3 * a + b3 * b + c3 * c
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _any_within(margins, norms, error, extra):  # whether a row is too close to an edge, or marked
+    n_within = 0
+    for i in range(margins.size):
+        n_within += 0 if margins[i] > norms[i] * error + extra else 1
+    return n_within > 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _pack_signs(
+    v,  # in   (ORDER * ROWS,) float32: the sums of a block
+    bit,  # uint32, a power of two: where the signs go
+    words,  # out  (ORDER * ROWS,) uint32
+    margins,  # out  (ROWS,) float32: the least of the eight projections
+):
+    none = bit ^ bit
+    for i in range(_ROWS):
+        z0, z1, z2, z3, z4, z5, z6, z7 = _transform(
+            v[i], v[_R1 + i], v[_R2 + i], v[_R3 + i], v[_R4 + i], v[_R5 + i], v[_R6 + i], v[_R7 + i]
+        )
+        margins[i] = _least(abs(z0), abs(z1), abs(z2), abs(z3), abs(z4), abs(z5), abs(z6), abs(z7))
+        words[i] |= bit if z0 >= 0 else none
+        words[_R1 + i] |= bit if z1 >= 0 else none
+        words[_R2 + i] |= bit if z2 >= 0 else none
+        words[_R3 + i] |= bit if z3 >= 0 else none
+        words[_R4 + i] |= bit if z4 >= 0 else none
+        words[_R5 + i] |= bit if z5 >= 0 else none
+        words[_R6 + i] |= bit if z6 >= 0 else none
+        words[_R7 + i] |= bit if z7 >= 0 else none
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _projections(v, i):  # of row i, by all hashes of a block
+    return _transform(
+        v[i],
+        v[ROWS + i],
+        v[2 * ROWS + i],
+        v[3 * ROWS + i],
+        v[4 * ROWS + i],
+        v[5 * ROWS + i],
+        v[6 * ROWS + i],
+        v[7 * ROWS + i],
+    )
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _mend_signs(v, rows, start, stop, directions, first_hash, step, n_hashes, bit, norms, error, words):
+    # Signs of projections within the error of zero, again, in float64. Hashes: first_hash + o * step.
+    for i in range(stop - start):
+        z = _projections(v, i)
+        for o in range(n_hashes):
+            if not abs(z[o]) > norms[i] * error:
+                row, position = rows[start + i], o * ROWS + i
+                z_exact = exact_projection(row, exact_shrink(row), directions, first_hash + o * step)
+                words[position] = (words[position] & ~bit) | (bit if z_exact >= 0 else bit ^ bit)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _join_words(
+    words,  # in   (ORDER * ROWS,) uint32: signs of some hashes of every repetition
+    multipliers,  # in   (1, n_hashes) uint64
+    first_hash,  # that of bit 0 of the first repetition
+    step,  # from one repetition to the next
+    n_bits,
+    n_repetitions,  # of the ORDER ones; the others do not exist
+    joined,  # out  (ORDER * ROWS,) uint64
+):
+    for o in range(n_repetitions):
+        for k in range(n_bits):
+            multiplier, bit = multipliers[0, first_hash + o * step + k], np.uint32(1) << np.uint32(k)
+            for i in range(np.uint64(o) * _ROWS, np.uint64(o + 1) * _ROWS):
+                joined[i] += multiplier if words[i] & bit else multiplier ^ multiplier
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def structured_sign_codes(
+    rows,  # in   (n_rows, n_features) float32 or float64
+    begin,  # the rows wanted: begin <= row < end
+    end,
+    largest_norm,  # see _load
+    directions,  # in   (n_features, n_hashes) float64
+    scales,  # in   (>= n_features,) float64
+    coefficients,  # in   (>= n_blocks + BLOCKS - 1, n_chunks * ORDER) float32, n_chunks a multiple of CHUNKS
+    error,  # float32: largest error of a projection of a scaled row of norm 1
+    multipliers,  # in   (1, n_hashes) uint64
+    shifts,  # in   (n_repetitions,) uint64
+    n_buckets,
+    rehashed,
+    first,  # the repetitions wanted: first <= repetition < last
+    last,
+    codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
+):
+    n_repetitions = shifts.size
+    per_repetition = directions.shape[1] // n_repetitions
+    n_padded = coefficients.shape[1]
+    features = _aligned(np.zeros(n_padded * ROWS + PADDING, np.float32))
+    sums = _aligned(np.empty(BLOCKS * ORDER * ROWS + PADDING, np.float32))
+    norms = _aligned(np.empty(ROWS + PADDING, np.float32))
+    margins = _aligned(np.empty(ROWS + PADDING, np.float32))
+    words = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint32))
+    joined = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint64))
+    in_float64 = np.empty(ROWS, np.bool_)
+    last_block = -(-last // ORDER) * per_repetition
+    for start in range(begin, end, ROWS):
+        stop = min(start + ROWS, end)
+        some_in_float64 = _load(rows, start, stop, scales, largest_norm, features, norms, in_float64)
+        for b in range(first // ORDER * per_repetition, last_block):
+            lane = (b - first // ORDER * per_repetition) % BLOCKS
+            if lane == 0:
+                for chunk in range(0, n_padded // ORDER, CHUNKS):
+                    _fold(features, chunk, coefficients, b, sums)
+            v = sums[lane * ORDER * ROWS : (lane + 1) * ORDER * ROWS]
+            stack, k = b // per_repetition, b % per_repetition
+            n_hashes = min(ORDER, n_repetitions - stack * ORDER)
+            first_hash, place = stack * ORDER * per_repetition + k, k % WORD
+            if k == 0:
+                for o in range(n_hashes):
+                    joined[o * ROWS : (o + 1) * ROWS] = shifts[stack * ORDER + o]
+            if place == 0:
+                words[:] = 0
+            bit = np.uint32(1) << np.uint32(place)
+            _pack_signs(v, bit, words, margins)
+            if _any_within(margins, norms, error, np.float32(0)):
+                _mend_signs(
+                    v,
+                    rows,
+                    start,
+                    stop,
+                    directions,
+                    first_hash,
+                    per_repetition,
+                    n_hashes,
+                    bit,
+                    norms,
+                    error,
+                    words,
+                )
+            if rehashed and (place == WORD - 1 or k == per_repetition - 1):
+                _join_words(
+                    words, multipliers, first_hash - place, per_repetition, place + 1, n_hashes, joined
+                )
+            if k < per_repetition - 1:
+                continue
+            for repetition in range(max(first, stack * ORDER), min(last, stack * ORDER + n_hashes)):
+                offset = (repetition - stack * ORDER) * ROWS
+                part = codes[repetition - first, start:stop]
+                if rehashed:
+                    to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
+                else:
+                    for i in range(part.size):
+                        part[i] = words[offset + i]
+        if some_in_float64:
+            for i in range(stop - start):
+                if in_float64[i]:
+                    for repetition in range(first, last):
+                        h, shift = repetition * per_repetition, shifts[repetition]
+                        code = exact_sign_code(
+                            rows[start + i], directions, multipliers, shift, h, h + per_repetition
+                        )
+                        codes[repetition - first, start + i] = to_bucket(code, n_buckets, rehashed)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_floors(
+    v,  # in   (ORDER * ROWS,) float32: the sums of a block
+    offsets,  # in   (ORDER,) float32
+    multipliers,  # in   (ORDER,) uint64
+    joined,  # out  (ORDER * ROWS,) uint64
+    margins,  # out  (ROWS,) float32: the least distance of the eight projections from an edge
+):
+    o0, o1, o2, o3, o4, o5, o6, o7 = (
+        *(offsets[0], offsets[1], offsets[2], offsets[3]),
+        *(offsets[4], offsets[5], offsets[6], offsets[7]),
+    )
+    m0, m1, m2, m3, m4, m5, m6, m7 = (
+        *(multipliers[0], multipliers[1], multipliers[2], multipliers[3]),
+        *(multipliers[4], multipliers[5], multipliers[6], multipliers[7]),
+    )
+    for i in range(_ROWS):
+        z0, z1, z2, z3, z4, z5, z6, z7 = _transform(
+            v[i], v[_R1 + i], v[_R2 + i], v[_R3 + i], v[_R4 + i], v[_R5 + i], v[_R6 + i], v[_R7 + i]
+        )
+        c0, b0 = _floor(z0 + o0)
+        c1, b1 = _floor(z1 + o1)
+        c2, b2 = _floor(z2 + o2)
+        c3, b3 = _floor(z3 + o3)
+        c4, b4 = _floor(z4 + o4)
+        c5, b5 = _floor(z5 + o5)
+        c6, b6 = _floor(z6 + o6)
+        c7, b7 = _floor(z7 + o7)
+        margins[i] = _least(b0, b1, b2, b3, b4, b5, b6, b7)
+        joined[i] += c0 * m0
+        joined[_R1 + i] += c1 * m1
+        joined[_R2 + i] += c2 * m2
+        joined[_R3 + i] += c3 * m3
+        joined[_R4 + i] += c4 * m4
+        joined[_R5 + i] += c5 * m5
+        joined[_R6 + i] += c6 * m6
+        joined[_R7 + i] += c7 * m7
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _mend_floors(
+    v,
+    rows,
+    start,
+    stop,
+    directions,
+    exact_offsets,
+    offsets,
+    multipliers,
+    first_hash,
+    step,
+    n_hashes,
+    norms,
+    error,
+    joined,
+):
+    # Cells of projections within the error of an edge, again, in float64. Hashes: first_hash + o * step.
+    for i in range(stop - start):
+        z = _projections(v, i)
+        for o in range(n_hashes):
+            cell, margin = _floor(z[o] + offsets[o])
+            if not margin > norms[i] * error + OFFSET_ERROR:
+                h = first_hash + o * step
+                exact = exact_projection(rows[start + i], 1.0, directions, h) + exact_offsets[h]
+                joined[o * ROWS + i] += (np.uint64(np.int64(math.floor(exact))) - cell) * multipliers[o]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def structured_floor_codes(
+    rows,  # in   (n_rows, n_features) float32 or float64
+    begin,  # the rows wanted: begin <= row < end
+    end,
+    largest_norm,  # see _load; below it cells have 31 bits
+    directions,  # in   (n_features, n_hashes) float64
+    scales,  # in   (>= n_features,) float64
+    coefficients,  # in   (>= n_blocks + BLOCKS - 1, n_chunks * ORDER) float32, n_chunks a multiple of CHUNKS
+    offsets,  # in   (n_hashes,) float64, in [0, 1)
+    error,  # float32: largest error of a projection of a scaled row of norm 1
+    multipliers,  # in   (1, n_hashes) uint64
+    shifts,  # in   (n_repetitions,) uint64
+    n_buckets,
+    rehashed,
+    first,  # the repetitions wanted: first <= repetition < last
+    last,
+    codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
+):
+    n_repetitions = shifts.size
+    per_repetition = directions.shape[1] // n_repetitions
+    n_padded = coefficients.shape[1]
+    features = _aligned(np.zeros(n_padded * ROWS + PADDING, np.float32))
+    sums = _aligned(np.empty(BLOCKS * ORDER * ROWS + PADDING, np.float32))
+    norms = _aligned(np.empty(ROWS + PADDING, np.float32))
+    margins = _aligned(np.empty(ROWS + PADDING, np.float32))
+    joined = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint64))
+    own_offsets, own_multipliers = np.zeros(ORDER, np.float32), np.zeros(ORDER, np.uint64)
+    in_float64 = np.empty(ROWS, np.bool_)
+    last_block = -(-last // ORDER) * per_repetition
+    for start in range(begin, end, ROWS):
+        stop = min(start + ROWS, end)
+        some_in_float64 = _load(rows, start, stop, scales, largest_norm, features, norms, in_float64)
+        for b in range(first // ORDER * per_repetition, last_block):
+            lane = (b - first // ORDER * per_repetition) % BLOCKS
+            if lane == 0:
+                for chunk in range(0, n_padded // ORDER, CHUNKS):
+                    _fold(features, chunk, coefficients, b, sums)
+            v = sums[lane * ORDER * ROWS : (lane + 1) * ORDER * ROWS]
+            stack, k = b // per_repetition, b % per_repetition
+            n_hashes = min(ORDER, n_repetitions - stack * ORDER)
+            first_hash = stack * ORDER * per_repetition + k
+            for o in range(n_hashes):
+                own_offsets[o] = offsets[first_hash + o * per_repetition]
+                own_multipliers[o] = multipliers[0, first_hash + o * per_repetition]
+            if k == 0:
+                for o in range(n_hashes):
+                    joined[o * ROWS : (o + 1) * ROWS] = shifts[stack * ORDER + o]
+            _add_floors(v, own_offsets, own_multipliers, joined, margins)
+            if _any_within(margins, norms, error, OFFSET_ERROR):
+                _mend_floors(
+                    v, rows, start, stop, directions, offsets, own_offsets, own_multipliers, first_hash,
+                    per_repetition, n_hashes, norms, error, joined,
+                )  # fmt: skip
+            if k < per_repetition - 1:
+                continue
+            for repetition in range(max(first, stack * ORDER), min(last, stack * ORDER + n_hashes)):
+                offset = (repetition - stack * ORDER) * ROWS
+                part = codes[repetition - first, start:stop]
+                to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
+        if some_in_float64:
+            for i in range(stop - start):
+                if in_float64[i]:
+                    for repetition in range(first, last):
+                        h, shift = repetition * per_repetition, shifts[repetition]
+                        code = exact_floor_code(
+                            rows[start + i], directions, offsets, multipliers, shift, h, h + per_repetition
+                        )
+                        codes[repetition - first, start + i] = to_bucket(code, n_buckets, rehashed)
