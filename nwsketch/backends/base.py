@@ -100,7 +100,8 @@ class Backend(Protocol):
 
         ``own``, of shape (n_samples, n_outputs + 1), is taken off every bucket read. The result
         is (n_samples, n_groups, n_outputs + 1) sums and (n_samples, n_groups) sums of squared counts,
-        the counts multiplied by ``state.unit``.
+        the counts multiplied by ``state.unit``; (n_samples, 0) where codes are not rehashed, as nobody
+        needs to know the noise of collisions then.
         """
 
     def hashed(self, X: Any, n_threads: int) -> Any:

@@ -26,8 +26,9 @@ from nwsketch.backends.numba_kernels.tables import (
 )
 from nwsketch.backends.threads import run_ranges
 
-#: A block of rows holds about this many codes, or values of X, at a time, but no more rows than this.
-BLOCK_SIZE, BLOCK_ROWS = 2**24, 2**17
+#: A block of rows holds about this many codes, or values of X, at a time, but no more rows than that. Larger
+#: arrays of codes would be mapped anew for every block, which costs as much as a sixth of the time.
+BLOCK_SIZE, BLOCK_ROWS = 2**23, 2**17
 #: Work (codes) below which a second thread costs more than it saves.
 SERIAL_SIZE = 2**13
 #: The codes of rows that are hashed again and again are kept if they take at most as many bytes.
@@ -104,7 +105,7 @@ class NumbaBackend:
         """Return what the rows' buckets hold, summed over the repetitions of every group."""
         n_channels = state.tables.shape[2]
         sums = np.zeros((X.shape[0], n_groups, n_channels))
-        squares = np.zeros((X.shape[0], n_groups))
+        squares = np.zeros((X.shape[0], n_groups if self._plan.rehashed else 0))
         n_repetitions = self._plan.n_repetitions
 
         for block in self._blocks(X):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -20,7 +20,7 @@ import numba
 from joblib.parallel import get_active_backend
 from threadpoolctl import ThreadpoolController
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _pool: ThreadPoolExecutor | None = None
 _controller: ThreadpoolController | None = None
 _limiting_thread: ThreadPoolExecutor | None = None
@@ -29,14 +29,29 @@ _limiter: Any = None
 _here = threading.local()
 
 
-def _forget_pool() -> None:
-    """Drop what does not survive a fork: threads, and a lock that another thread may hold."""
+def _lock_for_fork() -> None:
+    """Let no thread be amid making a pool or setting a limit, which a child could not complete."""
+    _lock.acquire()
+
+
+def _unlock_after_fork() -> None:
+    _lock.release()
+
+
+def _start_child() -> None:
+    """Drop what does not survive a fork, and lift the limit of threads that the child does not have."""
     global _pool, _lock, _limiting_thread, _n_limiting, _limiter
-    _pool, _lock, _limiting_thread, _n_limiting, _limiter = None, threading.Lock(), None, 0, None
+    if _n_limiting:
+        lifting = threading.Thread(target=_lift_limit)
+        lifting.start()
+        lifting.join()
+    _pool, _lock, _limiting_thread, _n_limiting, _limiter = None, threading.RLock(), None, 0, None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(
+        before=_lock_for_fork, after_in_parent=_unlock_after_fork, after_in_child=_start_child
+    )
 
 
 def count_threads(n_jobs: int | None) -> int:
@@ -70,9 +85,11 @@ def count_threads(n_jobs: int | None) -> int:
 def run_ranges(task: Callable[[int, int], None], n_items: int, n_threads: int) -> None:
     """Call ``task(first, last)`` on contiguous ranges that cover ``range(n_items)``.
 
-    The calling thread takes the first range. An exception of any range is raised after all
-    of them have ended. On a thread of the pool itself the whole range is one: tasks that waited for a
-    place in the pool while they hold one could wait for ever.
+    The calling thread takes the first range, and the others too that the pool cannot take: Python gives
+    a pool no work once the main thread has ended, though other threads may work on, and a system may
+    have no thread left. An exception of any range is raised after all of them have ended. On a thread
+    of the pool itself the whole range is one: tasks that waited for a place in the pool while they hold
+    one could wait for ever.
 
     Parameters
     ----------
@@ -80,19 +97,45 @@ def run_ranges(task: Callable[[int, int], None], n_items: int, n_threads: int) -
         Releases the GIL for most of its time and writes only what belongs to its range.
     n_items, n_threads : int
     """
+    global _pool
     n_ranges = 1 if getattr(_here, "in_pool", False) else min(n_threads, n_items)
     if n_ranges <= 1:
         task(0, n_items)
         return
     bounds = [n_items * part // n_ranges for part in range(n_ranges + 1)]
+    first, *others = pairwise(bounds)
+    own, futures = [first], {pair: Future[None]() for pair in others}
     pool = _shared_pool()
-    futures = [pool.submit(task, *pair) for pair in pairwise(bounds[1:])]
     try:
-        task(bounds[0], bounds[1])
+        for pair, future in futures.items():
+            pool.submit(_run_range, future, task, pair)
+    except RuntimeError:
+        with _lock:
+            if _pool is pool:  # which may hold a range that no thread will ever take from it
+                _pool = None
+        own += [pair for pair, future in futures.items() if future.cancel()]
+    taken = [future for future in futures.values() if not future.cancelled()]
+    try:
+        for pair in own:
+            task(*pair)
     finally:
-        wait(futures)
-    for future in futures:
+        wait(taken)
+    for future in taken:
         future.result()
+
+
+def _run_range(future: Future[None], task: Callable[[int, int], None], pair: tuple[int, int]) -> None:
+    """Run a range on a thread of the pool, unless the caller has taken it back."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        task(*pair)
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+    finally:
+        del future  # the traceback of an error would hold it, and it the error
 
 
 def _shared_pool() -> ThreadPoolExecutor:
@@ -116,14 +159,13 @@ def single_threaded_blas() -> Iterator[None]:
 
     The limit is global to the process: the first to enter sets it and the last to leave lifts it,
     so that overlapping calls cannot leave it behind. Both happen on one thread of their own, for
-    threadpoolctl lets a limit be lifted only by the thread that set it.
+    threadpoolctl lets a limit be lifted only by the thread that set it. (Once the main thread has ended
+    there may be no such thread; the limit may stay then.)
     """
-    global _limiter, _limiting_thread, _n_limiting
+    global _limiter, _n_limiting
     with _lock:
-        if _limiting_thread is None:
-            _limiting_thread = ThreadPoolExecutor(1, thread_name_prefix="blas-limit")
         if _n_limiting == 0:
-            _limiter = _limiting_thread.submit(_limit_blas).result()
+            _limiter = _on_limiting_thread(_limit_blas)
         _n_limiting += 1
     try:
         yield
@@ -131,7 +173,19 @@ def single_threaded_blas() -> Iterator[None]:
         with _lock:
             _n_limiting -= 1
             if _n_limiting == 0:
-                _limiting_thread.submit(_limiter.__exit__, None, None, None).result()
+                _on_limiting_thread(_lift_limit)
+
+
+def _on_limiting_thread(call: Callable[[], Any]) -> Any:
+    global _limiting_thread
+    if _limiting_thread is None:
+        _limiting_thread = ThreadPoolExecutor(1, thread_name_prefix="blas-limit")
+    try:
+        future = _limiting_thread.submit(call)
+    except RuntimeError:  # for the reasons that the pool has
+        _limiting_thread = None
+        return call()
+    return future.result()
 
 
 def _limit_blas() -> Any:
@@ -139,3 +193,7 @@ def _limit_blas() -> Any:
     if _controller is None:
         _controller = ThreadpoolController()
     return _controller.limit(limits=1, user_api="blas").__enter__()
+
+
+def _lift_limit() -> None:
+    _limiter.__exit__(None, None, None)

@@ -17,6 +17,15 @@ def mix(key):  # uint64 -> uint64: the finaliser of SplitMix64
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _add_column(column, cell, seeds, ranks, cells):
+    for h in range(seeds.size):
+        rank = mix(column ^ seeds[h])
+        comes_first = rank < ranks[h]
+        cells[h] = cell if comes_first else cells[h]  # selects, not a branch, which would not vectorise
+        ranks[h] = rank if comes_first else ranks[h]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def minhash_codes(
     data,  # in   (n_non_zeros,) float64: CSR rows, columns ascending; stored zeros do not count
     indices,  # in   (n_non_zeros,)
@@ -43,12 +52,7 @@ def minhash_codes(
             if data[position] == 0:
                 continue
             cell = np.uint64(indices[position]) + np.uint64(1)
-            column = mix(cell)
-            for h in range(first_hash, last_hash):
-                rank = mix(column ^ seeds[h])
-                if rank < ranks[h - first_hash]:
-                    ranks[h - first_hash] = rank
-                    cells[h - first_hash] = cell
+            _add_column(mix(cell), cell, seeds[first_hash:last_hash], ranks, cells)
         for repetition in range(first, last):
             code = shifts[repetition]
             for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):

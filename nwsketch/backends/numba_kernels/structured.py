@@ -29,6 +29,11 @@ from nwsketch.backends.numba_kernels.projection import (
 ROWS = 64
 #: Hashes in a block, features in a chunk: the order of the Hadamard matrix.
 ORDER = 8
+#: Features that are loaded at a time: their lines, of sixteen rows, stay in the first-level cache.
+LOADED = 64
+#: Tiles of rows whose features, up to so many floats, are loaded before any is hashed: a repetition's codes are
+#: written in longer pieces then. Written 128 bytes here and there, they would cost a third of the time.
+TILES, LOADED_FLOATS = 8, 2**16
 #: Chunks and blocks that are multiplied at a time: twelve factors and four sums fit the registers.
 CHUNKS, BLOCKS = 3, 4
 #: Signs that are packed into one integer before they are joined into a rehashed code.
@@ -89,36 +94,40 @@ def _transform_chunks(features, n_chunks):
             u[_R4 + i], u[_R5 + i], u[_R6 + i], u[_R7 + i] = z[4], z[5], z[6], z[7]
 
 
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def _norm(row, scales):  # only bounds are derived from it: it need not be the same to the last bit
+    square = 0.0
+    for j in range(row.size):
+        square += (np.float64(row[j]) * scales[j]) ** 2
+    return math.sqrt(square)
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def _load(
-    rows,  # in   (n_rows, n_features) float32 or float64
-    start,  # the first of up to ROWS rows
-    stop,
+    rows,  # in   (n_rows, n_features) float32 or float64: up to ROWS rows
     scales,  # in   (>= n_features,) float64: what features are multiplied by
     largest_norm,  # above this norm (of the scaled row) float32 is of no use
     features,  # out  (n_chunks * ORDER * ROWS,) float32: the scaled rows, every chunk transformed
     norms,  # out  (ROWS,) float32: norms of the scaled rows, rounded up; 0 for those in float64
     in_float64,  # out  (ROWS,) bool: rows whose codes must be computed by other means
 ):
-    n_features = rows.shape[1]
+    n_rows, n_features = rows.shape
+    features[:] = 0
     norms[:] = 0
     in_float64[:] = False
-    for i in range(stop - start):
-        square = 0.0
-        for j in range(n_features):
-            x = np.float64(rows[start + i, j]) * scales[j]
-            square += x * x
-            features[j * ROWS + i] = np.float32(x)
-        norm = math.sqrt(square)
-        in_float64[i] = not SMALLEST_NORM < norm < largest_norm
-        norms[i] = 0 if in_float64[i] else np.float32(norm * 1.000001)
+    for first in range(0, n_features, LOADED):
+        for i in range(n_rows):
+            for j in range(first, min(first + LOADED, n_features)):
+                features[j * ROWS + i] = np.float32(np.float64(rows[i, j]) * scales[j])
     for i in range(ROWS):
-        if in_float64[i] or i >= stop - start:  # anything that is far from an edge will do
+        norm = _norm(rows[i], scales) if i < n_rows else 0.0
+        in_float64[i] = i < n_rows and not SMALLEST_NORM < norm < largest_norm
+        if in_float64[i] or i >= n_rows:  # anything that is far from an edge will do
             for j in range(n_features):
                 features[j * ROWS + i] = 1
-    features[n_features * ROWS :] = 0
+        else:
+            norms[i] = np.float32(norm * 1.000001)
     _transform_chunks(features, features.size // (ORDER * ROWS))
-    return in_float64.any()
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=PRODUCT_MATH)
@@ -162,26 +171,20 @@ def _fold(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _any_within(margins, norms, error, extra):  # whether a row is too close to an edge, or marked
-    n_within = 0
-    for i in range(margins.size):
-        n_within += 0 if margins[i] > norms[i] * error + extra else 1
-    return n_within > 0
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def _pack_signs(
     v,  # in   (ORDER * ROWS,) float32: the sums of a block
     bit,  # uint32, a power of two: where the signs go
+    norms,  # in   (ROWS,) float32
+    error,  # float32: largest error of a projection of a row of norm 1
     words,  # out  (ORDER * ROWS,) uint32
-    margins,  # out  (ROWS,) float32: the least of the eight projections
-):
-    none = bit ^ bit
+):  # the number of rows with a projection within the error of zero
+    none, n_within = bit ^ bit, 0
     for i in range(_ROWS):
         z0, z1, z2, z3, z4, z5, z6, z7 = _transform(
             v[i], v[_R1 + i], v[_R2 + i], v[_R3 + i], v[_R4 + i], v[_R5 + i], v[_R6 + i], v[_R7 + i]
         )
-        margins[i] = _least(abs(z0), abs(z1), abs(z2), abs(z3), abs(z4), abs(z5), abs(z6), abs(z7))
+        margin = _least(abs(z0), abs(z1), abs(z2), abs(z3), abs(z4), abs(z5), abs(z6), abs(z7))
+        n_within += 0 if margin > norms[i] * error else 1
         words[i] |= bit if z0 >= 0 else none
         words[_R1 + i] |= bit if z1 >= 0 else none
         words[_R2 + i] |= bit if z2 >= 0 else none
@@ -190,6 +193,7 @@ def _pack_signs(
         words[_R5 + i] |= bit if z5 >= 0 else none
         words[_R6 + i] |= bit if z6 >= 0 else none
         words[_R7 + i] |= bit if z7 >= 0 else none
+    return n_within
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -207,13 +211,13 @@ def _projections(v, i):  # of row i, by all hashes of a block
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _mend_signs(v, rows, start, stop, directions, first_hash, step, n_hashes, bit, norms, error, words):
+def _mend_signs(v, rows, directions, first_hash, step, n_hashes, bit, norms, error, words):
     # Signs of projections within the error of zero, again, in float64. Hashes: first_hash + o * step.
-    for i in range(stop - start):
+    for i in range(rows.shape[0]):
         z = _projections(v, i)
         for o in range(n_hashes):
             if not abs(z[o]) > norms[i] * error:
-                row, position = rows[start + i], o * ROWS + i
+                row, position = rows[i], o * ROWS + i
                 z_exact = exact_projection(row, exact_shrink(row), directions, first_hash + o * step)
                 words[position] = (words[position] & ~bit) | (bit if z_exact >= 0 else bit ^ bit)
 
@@ -236,6 +240,66 @@ def _join_words(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _stacks_at_a_time(per_repetition):  # whose blocks, together, leave no lane of a fold idle for nothing
+    return max(BLOCKS // per_repetition, 1)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _hash_signs(
+    rows,  # in   (n_rows, n_features): up to ROWS rows
+    features,  # in   see _load
+    norms,  # in   see _load
+    first_stack,  # the stacks of ORDER repetitions wanted
+    last_stack,
+    directions,
+    coefficients,
+    error,
+    multipliers,
+    shifts,
+    n_buckets,
+    rehashed,
+    first,
+    last,
+    start,  # the place of the first row in codes
+    sums,  # scratch (BLOCKS * ORDER * ROWS,) float32
+    words,  # scratch (ORDER * ROWS,) uint32
+    joined,  # scratch (ORDER * ROWS,) uint64
+    codes,  # out
+):
+    per_repetition = directions.shape[1] // shifts.size
+    first_block, last_block = first_stack * per_repetition, last_stack * per_repetition
+    for b in range(first_block, last_block):
+        lane = (b - first_block) % BLOCKS
+        if lane == 0:
+            for chunk in range(0, coefficients.shape[1] // ORDER, CHUNKS):
+                _fold(features, chunk, coefficients, b, sums)
+        v = sums[lane * ORDER * ROWS : (lane + 1) * ORDER * ROWS]
+        stack, k = b // per_repetition, b % per_repetition
+        n_hashes = min(ORDER, shifts.size - stack * ORDER)
+        first_hash, place = stack * ORDER * per_repetition + k, k % WORD
+        if k == 0 and rehashed:
+            for o in range(n_hashes):
+                joined[o * ROWS : (o + 1) * ROWS] = shifts[stack * ORDER + o]
+        if place == 0:
+            words[:] = 0
+        bit = np.uint32(1) << np.uint32(place)
+        if _pack_signs(v, bit, norms, error, words) > 0:
+            _mend_signs(v, rows, directions, first_hash, per_repetition, n_hashes, bit, norms, error, words)
+        if rehashed and (place == WORD - 1 or k == per_repetition - 1):
+            _join_words(words, multipliers, first_hash - place, per_repetition, place + 1, n_hashes, joined)
+        if k < per_repetition - 1:
+            continue
+        for repetition in range(max(first, stack * ORDER), min(last, stack * ORDER + n_hashes)):
+            offset = (repetition - stack * ORDER) * ROWS
+            part = codes[repetition - first, start : start + rows.shape[0]]
+            if rehashed:
+                to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
+            else:
+                for i in range(part.size):
+                    part[i] = words[offset + i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def structured_sign_codes(
     rows,  # in   (n_rows, n_features) float32 or float64
     begin,  # the rows wanted: begin <= row < end
@@ -253,74 +317,56 @@ def structured_sign_codes(
     last,
     codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
 ):
-    n_repetitions = shifts.size
-    per_repetition = directions.shape[1] // n_repetitions
-    n_padded = coefficients.shape[1]
-    features = _aligned(np.zeros(n_padded * ROWS + PADDING, np.float32))
+    per_repetition = directions.shape[1] // shifts.size
+    n_floats = coefficients.shape[1] * ROWS
+    n_tiles = max(min(LOADED_FLOATS // n_floats, TILES), 1)
+    features = _aligned(np.empty(n_tiles * n_floats + PADDING, np.float32))
+    norms = _aligned(np.empty(n_tiles * ROWS + PADDING, np.float32))
+    in_float64 = np.empty(n_tiles * ROWS, np.bool_)
     sums = _aligned(np.empty(BLOCKS * ORDER * ROWS + PADDING, np.float32))
-    norms = _aligned(np.empty(ROWS + PADDING, np.float32))
-    margins = _aligned(np.empty(ROWS + PADDING, np.float32))
     words = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint32))
     joined = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint64))
-    in_float64 = np.empty(ROWS, np.bool_)
-    last_block = -(-last // ORDER) * per_repetition
-    for start in range(begin, end, ROWS):
-        stop = min(start + ROWS, end)
-        some_in_float64 = _load(rows, start, stop, scales, largest_norm, features, norms, in_float64)
-        for b in range(first // ORDER * per_repetition, last_block):
-            lane = (b - first // ORDER * per_repetition) % BLOCKS
-            if lane == 0:
-                for chunk in range(0, n_padded // ORDER, CHUNKS):
-                    _fold(features, chunk, coefficients, b, sums)
-            v = sums[lane * ORDER * ROWS : (lane + 1) * ORDER * ROWS]
-            stack, k = b // per_repetition, b % per_repetition
-            n_hashes = min(ORDER, n_repetitions - stack * ORDER)
-            first_hash, place = stack * ORDER * per_repetition + k, k % WORD
-            if k == 0:
-                for o in range(n_hashes):
-                    joined[o * ROWS : (o + 1) * ROWS] = shifts[stack * ORDER + o]
-            if place == 0:
-                words[:] = 0
-            bit = np.uint32(1) << np.uint32(place)
-            _pack_signs(v, bit, words, margins)
-            if _any_within(margins, norms, error, np.float32(0)):
-                _mend_signs(
-                    v,
-                    rows,
-                    start,
-                    stop,
+    last_stack, step = -(-last // ORDER), _stacks_at_a_time(per_repetition)
+    for begin_of_tiles in range(begin, end, n_tiles * ROWS):
+        end_of_tiles = min(begin_of_tiles + n_tiles * ROWS, end)
+        for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):
+            _load(
+                rows[start : min(start + ROWS, end)],
+                scales,
+                largest_norm,
+                features[t * n_floats : (t + 1) * n_floats],
+                norms[t * ROWS : (t + 1) * ROWS],
+                in_float64[t * ROWS : (t + 1) * ROWS],
+            )
+        for stack in range(first // ORDER, last_stack, step):
+            for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):
+                _hash_signs(
+                    rows[start : min(start + ROWS, end)],
+                    features[t * n_floats : (t + 1) * n_floats],
+                    norms[t * ROWS : (t + 1) * ROWS],
+                    stack,
+                    min(stack + step, last_stack),
                     directions,
-                    first_hash,
-                    per_repetition,
-                    n_hashes,
-                    bit,
-                    norms,
+                    coefficients,
                     error,
+                    multipliers,
+                    shifts,
+                    n_buckets,
+                    rehashed,
+                    first,
+                    last,
+                    start,
+                    sums,
                     words,
+                    joined,
+                    codes,
                 )
-            if rehashed and (place == WORD - 1 or k == per_repetition - 1):
-                _join_words(
-                    words, multipliers, first_hash - place, per_repetition, place + 1, n_hashes, joined
-                )
-            if k < per_repetition - 1:
-                continue
-            for repetition in range(max(first, stack * ORDER), min(last, stack * ORDER + n_hashes)):
-                offset = (repetition - stack * ORDER) * ROWS
-                part = codes[repetition - first, start:stop]
-                if rehashed:
-                    to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
-                else:
-                    for i in range(part.size):
-                        part[i] = words[offset + i]
-        if some_in_float64:
-            for i in range(stop - start):
-                if in_float64[i]:
-                    for repetition in range(first, last):
-                        h, shift = repetition * per_repetition, shifts[repetition]
-                        code = exact_sign_code(
-                            rows[start + i], directions, multipliers, shift, h, h + per_repetition
-                        )
-                        codes[repetition - first, start + i] = to_bucket(code, n_buckets, rehashed)
+        for i in range(begin_of_tiles, end_of_tiles):
+            if in_float64[i - begin_of_tiles]:
+                for repetition in range(first, last):
+                    h, shift = repetition * per_repetition, shifts[repetition]
+                    code = exact_sign_code(rows[i], directions, multipliers, shift, h, h + per_repetition)
+                    codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -328,9 +374,10 @@ def _add_floors(
     v,  # in   (ORDER * ROWS,) float32: the sums of a block
     offsets,  # in   (ORDER,) float32
     multipliers,  # in   (ORDER,) uint64
+    norms,  # in   (ROWS,) float32
+    error,  # float32: largest error of a projection of a row of norm 1
     joined,  # out  (ORDER * ROWS,) uint64
-    margins,  # out  (ROWS,) float32: the least distance of the eight projections from an edge
-):
+):  # the number of rows with a projection within the error of an edge
     o0, o1, o2, o3, o4, o5, o6, o7 = (
         *(offsets[0], offsets[1], offsets[2], offsets[3]),
         *(offsets[4], offsets[5], offsets[6], offsets[7]),
@@ -339,6 +386,7 @@ def _add_floors(
         *(multipliers[0], multipliers[1], multipliers[2], multipliers[3]),
         *(multipliers[4], multipliers[5], multipliers[6], multipliers[7]),
     )
+    n_within = 0
     for i in range(_ROWS):
         z0, z1, z2, z3, z4, z5, z6, z7 = _transform(
             v[i], v[_R1 + i], v[_R2 + i], v[_R3 + i], v[_R4 + i], v[_R5 + i], v[_R6 + i], v[_R7 + i]
@@ -351,7 +399,7 @@ def _add_floors(
         c5, b5 = _floor(z5 + o5)
         c6, b6 = _floor(z6 + o6)
         c7, b7 = _floor(z7 + o7)
-        margins[i] = _least(b0, b1, b2, b3, b4, b5, b6, b7)
+        n_within += 0 if _least(b0, b1, b2, b3, b4, b5, b6, b7) > norms[i] * error + OFFSET_ERROR else 1
         joined[i] += c0 * m0
         joined[_R1 + i] += c1 * m1
         joined[_R2 + i] += c2 * m2
@@ -360,14 +408,13 @@ def _add_floors(
         joined[_R5 + i] += c5 * m5
         joined[_R6 + i] += c6 * m6
         joined[_R7 + i] += c7 * m7
+    return n_within
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _mend_floors(
     v,
     rows,
-    start,
-    stop,
     directions,
     exact_offsets,
     offsets,
@@ -380,14 +427,77 @@ def _mend_floors(
     joined,
 ):
     # Cells of projections within the error of an edge, again, in float64. Hashes: first_hash + o * step.
-    for i in range(stop - start):
+    for i in range(rows.shape[0]):
         z = _projections(v, i)
         for o in range(n_hashes):
             cell, margin = _floor(z[o] + offsets[o])
             if not margin > norms[i] * error + OFFSET_ERROR:
                 h = first_hash + o * step
-                exact = exact_projection(rows[start + i], 1.0, directions, h) + exact_offsets[h]
+                exact = exact_projection(rows[i], 1.0, directions, h) + exact_offsets[h]
                 joined[o * ROWS + i] += (np.uint64(np.int64(math.floor(exact))) - cell) * multipliers[o]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _hash_floors(
+    rows,  # in   (n_rows, n_features): up to ROWS rows
+    features,  # in   see _load
+    norms,  # in   see _load
+    first_stack,  # the stacks of ORDER repetitions wanted
+    last_stack,
+    directions,
+    coefficients,
+    offsets,
+    error,
+    multipliers,
+    shifts,
+    n_buckets,
+    rehashed,
+    first,
+    last,
+    start,  # the place of the first row in codes
+    sums,  # scratch (BLOCKS * ORDER * ROWS,) float32
+    joined,  # scratch (ORDER * ROWS,) uint64
+    own_offsets,  # scratch (ORDER,) float32
+    own_multipliers,  # scratch (ORDER,) uint64
+    codes,  # out
+):
+    per_repetition = directions.shape[1] // shifts.size
+    first_block, last_block = first_stack * per_repetition, last_stack * per_repetition
+    for b in range(first_block, last_block):
+        lane = (b - first_block) % BLOCKS
+        if lane == 0:
+            for chunk in range(0, coefficients.shape[1] // ORDER, CHUNKS):
+                _fold(features, chunk, coefficients, b, sums)
+        v = sums[lane * ORDER * ROWS : (lane + 1) * ORDER * ROWS]
+        stack, k = b // per_repetition, b % per_repetition
+        n_hashes = min(ORDER, shifts.size - stack * ORDER)
+        first_hash = stack * ORDER * per_repetition + k
+        for o in range(n_hashes):
+            own_offsets[o] = offsets[first_hash + o * per_repetition]
+            own_multipliers[o] = multipliers[0, first_hash + o * per_repetition]
+            if k == 0:
+                joined[o * ROWS : (o + 1) * ROWS] = shifts[stack * ORDER + o]
+        if _add_floors(v, own_offsets, own_multipliers, norms, error, joined) > 0:
+            _mend_floors(
+                v,
+                rows,
+                directions,
+                offsets,
+                own_offsets,
+                own_multipliers,
+                first_hash,
+                per_repetition,
+                n_hashes,
+                norms,
+                error,
+                joined,
+            )
+        if k < per_repetition - 1:
+            continue
+        for repetition in range(max(first, stack * ORDER), min(last, stack * ORDER + n_hashes)):
+            offset = (repetition - stack * ORDER) * ROWS
+            part = codes[repetition - first, start : start + rows.shape[0]]
+            to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -395,7 +505,7 @@ def structured_floor_codes(
     rows,  # in   (n_rows, n_features) float32 or float64
     begin,  # the rows wanted: begin <= row < end
     end,
-    largest_norm,  # see _load; below it cells have 31 bits
+    largest_norm,  # see _load
     directions,  # in   (n_features, n_hashes) float64
     scales,  # in   (>= n_features,) float64
     coefficients,  # in   (>= n_blocks + BLOCKS - 1, n_chunks * ORDER) float32, n_chunks a multiple of CHUNKS
@@ -409,53 +519,57 @@ def structured_floor_codes(
     last,
     codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
 ):
-    n_repetitions = shifts.size
-    per_repetition = directions.shape[1] // n_repetitions
-    n_padded = coefficients.shape[1]
-    features = _aligned(np.zeros(n_padded * ROWS + PADDING, np.float32))
+    per_repetition = directions.shape[1] // shifts.size
+    n_floats = coefficients.shape[1] * ROWS
+    n_tiles = max(min(LOADED_FLOATS // n_floats, TILES), 1)
+    features = _aligned(np.empty(n_tiles * n_floats + PADDING, np.float32))
+    norms = _aligned(np.empty(n_tiles * ROWS + PADDING, np.float32))
+    in_float64 = np.empty(n_tiles * ROWS, np.bool_)
     sums = _aligned(np.empty(BLOCKS * ORDER * ROWS + PADDING, np.float32))
-    norms = _aligned(np.empty(ROWS + PADDING, np.float32))
-    margins = _aligned(np.empty(ROWS + PADDING, np.float32))
     joined = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint64))
     own_offsets, own_multipliers = np.zeros(ORDER, np.float32), np.zeros(ORDER, np.uint64)
-    in_float64 = np.empty(ROWS, np.bool_)
-    last_block = -(-last // ORDER) * per_repetition
-    for start in range(begin, end, ROWS):
-        stop = min(start + ROWS, end)
-        some_in_float64 = _load(rows, start, stop, scales, largest_norm, features, norms, in_float64)
-        for b in range(first // ORDER * per_repetition, last_block):
-            lane = (b - first // ORDER * per_repetition) % BLOCKS
-            if lane == 0:
-                for chunk in range(0, n_padded // ORDER, CHUNKS):
-                    _fold(features, chunk, coefficients, b, sums)
-            v = sums[lane * ORDER * ROWS : (lane + 1) * ORDER * ROWS]
-            stack, k = b // per_repetition, b % per_repetition
-            n_hashes = min(ORDER, n_repetitions - stack * ORDER)
-            first_hash = stack * ORDER * per_repetition + k
-            for o in range(n_hashes):
-                own_offsets[o] = offsets[first_hash + o * per_repetition]
-                own_multipliers[o] = multipliers[0, first_hash + o * per_repetition]
-            if k == 0:
-                for o in range(n_hashes):
-                    joined[o * ROWS : (o + 1) * ROWS] = shifts[stack * ORDER + o]
-            _add_floors(v, own_offsets, own_multipliers, joined, margins)
-            if _any_within(margins, norms, error, OFFSET_ERROR):
-                _mend_floors(
-                    v, rows, start, stop, directions, offsets, own_offsets, own_multipliers, first_hash,
-                    per_repetition, n_hashes, norms, error, joined,
-                )  # fmt: skip
-            if k < per_repetition - 1:
-                continue
-            for repetition in range(max(first, stack * ORDER), min(last, stack * ORDER + n_hashes)):
-                offset = (repetition - stack * ORDER) * ROWS
-                part = codes[repetition - first, start:stop]
-                to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
-        if some_in_float64:
-            for i in range(stop - start):
-                if in_float64[i]:
-                    for repetition in range(first, last):
-                        h, shift = repetition * per_repetition, shifts[repetition]
-                        code = exact_floor_code(
-                            rows[start + i], directions, offsets, multipliers, shift, h, h + per_repetition
-                        )
-                        codes[repetition - first, start + i] = to_bucket(code, n_buckets, rehashed)
+    last_stack, step = -(-last // ORDER), _stacks_at_a_time(per_repetition)
+    for begin_of_tiles in range(begin, end, n_tiles * ROWS):
+        end_of_tiles = min(begin_of_tiles + n_tiles * ROWS, end)
+        for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):
+            _load(
+                rows[start : min(start + ROWS, end)],
+                scales,
+                largest_norm,
+                features[t * n_floats : (t + 1) * n_floats],
+                norms[t * ROWS : (t + 1) * ROWS],
+                in_float64[t * ROWS : (t + 1) * ROWS],
+            )
+        for stack in range(first // ORDER, last_stack, step):
+            for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):
+                _hash_floors(
+                    rows[start : min(start + ROWS, end)],
+                    features[t * n_floats : (t + 1) * n_floats],
+                    norms[t * ROWS : (t + 1) * ROWS],
+                    stack,
+                    min(stack + step, last_stack),
+                    directions,
+                    coefficients,
+                    offsets,
+                    error,
+                    multipliers,
+                    shifts,
+                    n_buckets,
+                    rehashed,
+                    first,
+                    last,
+                    start,
+                    sums,
+                    joined,
+                    own_offsets,
+                    own_multipliers,
+                    codes,
+                )
+        for i in range(begin_of_tiles, end_of_tiles):
+            if in_float64[i - begin_of_tiles]:
+                for repetition in range(first, last):
+                    h, shift = repetition * per_repetition, shifts[repetition]
+                    code = exact_floor_code(
+                        rows[i], directions, offsets, multipliers, shift, h, h + per_repetition
+                    )
+                    codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)

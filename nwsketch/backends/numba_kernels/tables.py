@@ -13,7 +13,7 @@ or shared among threads.
 from numba import njit
 
 #: A table is streamed in if it holds at most this many cells per row that is coming.
-CELLS_PER_ROW = 16
+CELLS_PER_ROW = 4
 #: Float64 values in a cache line.
 LINE = 8
 
@@ -81,32 +81,59 @@ def commit(codes, values, tables, totals):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _look_up_two(codes, others, table, other, group, sums):
+    # One target, two repetitions: sums are read and written half as often.
+    for i in range(codes.size):
+        total, count = table[codes[i], 0], table[codes[i], 1]
+        another_total, another_count = other[others[i], 0], other[others[i], 1]
+        before, count_before = sums[i, group, 0], sums[i, group, 1]
+        sums[i, group, 0] = before + total + another_total
+        sums[i, group, 1] = count_before + count + another_count
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _look_up_two_and_square(codes, others, table, other, unit, group, sums, squares):
+    for i in range(codes.size):
+        total, count = table[codes[i], 0], table[codes[i], 1]
+        another_total, another_count = other[others[i], 0], other[others[i], 1]
+        before, count_before = sums[i, group, 0], sums[i, group, 1]
+        sums[i, group, 0] = before + total + another_total
+        sums[i, group, 1] = count_before + count + another_count
+        squares[i, group] = squares[i, group] + (count * unit) ** 2 + (another_count * unit) ** 2
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def look_up(
     codes,  # in   (n_repetitions, n_rows) uint16 or uint32
     tables,  # in   (n_repetitions, n_buckets, n_channels) float64
     unit,  # what counts are multiplied by before they are squared, to stay in range
     sums,  # out  (n_rows, n_groups, n_channels) float64
-    squares,  # out  (n_rows, n_groups) float64: sums of squared counts, in that unit
+    squares,  # out  (n_rows, n_groups or 0) float64: sums of squared counts, in that unit, or nothing
 ):
     n_repetitions, n_rows = codes.shape
     n_channels = tables.shape[2]
     per_group = n_repetitions // sums.shape[1]
     warmth = 0.0
-    for repetition in range(n_repetitions):
+    repetition = 0
+    while repetition < n_repetitions:
         group = repetition // per_group
-        row_codes = codes[repetition]
-        table = tables[repetition]
+        row_codes, table = codes[repetition], tables[repetition]
         warmth += warm(table, n_rows)
-        if n_channels == 2:
+        repetition += 1
+        if n_channels == 2 and repetition % per_group:
+            others, other = codes[repetition], tables[repetition]
+            warmth += warm(other, n_rows)
+            repetition += 1
+            if squares.shape[1]:
+                _look_up_two_and_square(row_codes, others, table, other, unit, group, sums, squares)
+            else:
+                _look_up_two(row_codes, others, table, other, group, sums)
+            continue
+        for i in range(n_rows):
+            for c in range(n_channels):
+                sums[i, group, c] += table[row_codes[i], c]
+        if squares.shape[1]:
             for i in range(n_rows):
-                count = table[row_codes[i], 1]
-                sums[i, group, 0] += table[row_codes[i], 0]
-                sums[i, group, 1] += count
-                squares[i, group] += (count * unit) ** 2
-        else:
-            for i in range(n_rows):
-                for c in range(n_channels):
-                    sums[i, group, c] += table[row_codes[i], c]
                 squares[i, group] += (table[row_codes[i], n_channels - 1] * unit) ** 2
     return warmth
 
@@ -118,7 +145,7 @@ def look_up_others(
     unit,  # what counts are multiplied by before they are squared, to stay in range
     own,  # in   (n_rows, n_channels) float64: a row's own share, taken off every cell it reads
     sums,  # out  (n_rows, n_groups, n_channels) float64
-    squares,  # out  (n_rows, n_groups) float64: sums of squared counts, in that unit
+    squares,  # out  (n_rows, n_groups or 0) float64: sums of squared counts, in that unit, or nothing
 ):
     n_repetitions, n_rows = codes.shape
     n_channels = tables.shape[2]
@@ -129,4 +156,5 @@ def look_up_others(
             cell = tables[repetition, codes[repetition, i]]
             for c in range(n_channels):
                 sums[i, group, c] += cell[c] - own[i, c]
-            squares[i, group] += ((cell[n_channels - 1] - own[i, n_channels - 1]) * unit) ** 2
+            if squares.shape[1]:
+                squares[i, group] += ((cell[n_channels - 1] - own[i, n_channels - 1]) * unit) ** 2
