@@ -22,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 
+from nwsketch.aggregation_kernels import divide
 from nwsketch.backends.base import Array, State
 
 #: Standard errors that a debiased denominator must exceed to count as rows and not as noise.
@@ -167,7 +168,7 @@ def ratios(
     sums : ndarray of shape (n_samples, n_groups, n_outputs + 1)
         Sums over the repetitions of a group; weights last.
     squares : ndarray of shape (n_samples, n_groups)
-        Sums of squared counts, the counts multiplied by ``unit``.
+        Sums of squared counts, the counts multiplied by ``unit``; not read if ``n_buckets`` is None.
     totals : ndarray of shape (n_outputs + 1,) or (n_samples, n_outputs + 1)
         Sums over all rows, for each query alike or one by one.
     n_repetitions : int
@@ -184,19 +185,19 @@ def ratios(
     ndarray of shape (n_samples, n_groups, n_outputs), float64
         NaN where the denominator is empty.
     """
-    means = sums / n_repetitions
-    counts = means[..., -1]
-    if n_buckets is None:
-        excess = means
-        supported = counts > tolerance
-    else:
-        excess = means - (totals / n_buckets)[..., np.newaxis, :]
-        variances = np.maximum(squares / n_repetitions - (counts * unit) ** 2, 0.0)
-        errors = np.sqrt(variances / max(n_repetitions - 1, 1)) / unit
-        errors = np.maximum(errors, totals[..., -1:] / (n_buckets * np.sqrt(n_repetitions)))
-        supported = excess[..., -1] > np.maximum(NOISE_ERRORS * errors, tolerance)
-    denominators = np.where(supported, excess[..., -1], np.nan)
-    return excess[..., :-1] / denominators[..., np.newaxis]
+    answers = np.empty((*sums.shape[:2], sums.shape[2] - 1))
+    divide(
+        sums,
+        squares,
+        totals.reshape(-1, sums.shape[2]),
+        n_repetitions,
+        float(n_buckets or np.inf),
+        unit,
+        NOISE_ERRORS,
+        tolerance,
+        answers,
+    )
+    return answers
 
 
 def median_over_groups(values: Array) -> Array:
@@ -237,8 +238,11 @@ def fill_empty(predictions: Array, totals: Array, empty: str | float, tolerance:
     """
     if empty == "nan":
         return predictions
+    missing = np.isnan(predictions)
+    if not np.count_nonzero(missing):
+        return predictions
     if empty == "mean":
         weight = totals[..., -1:]
         weight = np.where(weight > tolerance, weight, np.nan)
-        return np.where(np.isnan(predictions), totals[..., :-1] / weight, predictions)
-    return np.where(np.isnan(predictions), float(empty), predictions)
+        return np.where(missing, totals[..., :-1] / weight, predictions)
+    return np.where(missing, float(empty), predictions)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.metrics.pairwise import kernel_metrics
 from sklearn.utils.validation import check_is_fitted
 
 from nwsketch._sklearn import Interval, StrOptions, fit_context
@@ -249,12 +248,15 @@ class NadarayaWatsonRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Return what ``kernel`` stands for, and the bandwidths that it uses."""
         kernel, power = self.kernel, int(self.hashes_per_repetition)
         closed = {*registered_families(), "rbf"}
-        known = closed | set(kernel_metrics())
-        if isinstance(kernel, str) and kernel not in known:
-            raise ValueError(
-                f"Unknown kernel {kernel!r}; choose one of {sorted(known)}, or pass an instance of "
-                "nwsketch.hashing.HashFamily or a callable."
-            )
+        if isinstance(kernel, str) and kernel not in closed:
+            from sklearn.metrics.pairwise import kernel_metrics  # here, as it takes a while
+
+            known = closed | set(kernel_metrics())
+            if kernel not in known:
+                raise ValueError(
+                    f"Unknown kernel {kernel!r}; choose one of {sorted(known)}, or pass an instance of "
+                    "nwsketch.hashing.HashFamily or a callable."
+                )
         if not isinstance(kernel, HashFamily) and (not isinstance(kernel, str) or kernel not in closed):
             self._refuse_bandwidth()
             return SklearnKernel(kernel, power, dict(self.kernel_params or {})), None

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.metrics.pairwise import pairwise_kernels
 
 from nwsketch.backends.threads import run_ranges, single_threaded_blas
 from nwsketch.exact_kernels import distances, normalise_rows, sparse_distances
@@ -220,6 +219,8 @@ class SklearnKernel:
         ValueError
             If it is not finite.
         """
+        from sklearn.metrics.pairwise import pairwise_kernels  # here, as it takes a while
+
         values = np.asarray(pairwise_kernels(queries, rows, metric=self.metric, **self.parameters))
         if not np.isfinite(values).all():
             raise ValueError(

@@ -121,9 +121,8 @@ def check_sums(y: Array, weights: Array | None, weight_before: float) -> None:
     """Refuse targets and weights whose sums could overflow."""
     if y.size == 0:
         return
-    with np.errstate(over="ignore"):
-        weight = weight_before + (len(y) if weights is None else float(weights.sum()))
-        largest = weight * max(float(np.abs(y).max()), 1.0)
+    weight = float(len(y)) if weights is None else _total(weights)
+    largest = (weight_before + weight) * max(largest_magnitude(y), 1.0)  # infinity if that overflows
     if not largest < LARGEST_SUM:
         raise ValueError(
             f"Sums of sample_weight and of sample_weight * y could reach {largest:.3g} and overflow: divide "
@@ -131,25 +130,40 @@ def check_sums(y: Array, weights: Array | None, weight_before: float) -> None:
         )
 
 
-def check_cells(X: Any, cells_per_unit: Array) -> None:
+def largest_magnitude(values: NDArray[Any]) -> float:
+    """Return the largest magnitude of at least one value; NaN if there is one."""
+    return max(float(values.max()), -float(values.min()))
+
+
+def _total(weights: Array) -> float:
+    with np.errstate(over="ignore"):
+        return float(weights.sum())
+
+
+def harmless_magnitude(cells_per_unit: Array) -> float:
+    """Return below which magnitude no value, whatever its feature, is refused by :func:`check_cells`."""
+    with np.errstate(over="ignore", divide="ignore"):
+        return float(LARGEST_CELL / cells_per_unit.sum())
+
+
+def check_cells(X: Any, cells_per_unit: Array, harmless: float) -> None:
     """Refuse values so large, for their bandwidth, that their cells could not be told apart.
 
-    ``X`` is trusted otherwise; ``cells_per_unit`` is that of the hash plan.
+    ``X`` is trusted otherwise; ``cells_per_unit`` is that of the hash plan, and ``harmless`` its
+    :func:`harmless_magnitude`: one bound for all features is quick to check, and seldom too coarse.
     """
     sparse = bool(issparse(X))
     values = X.data if sparse else X
-    if values.size == 0:
+    if harmless == np.inf or values.size == 0 or largest_magnitude(values) < harmless:
         return
+    if sparse:
+        largest = abs(X).max(axis=0).toarray().ravel().astype(np.float64)
+    else:
+        largest = np.maximum(X.max(axis=0), -X.min(axis=0)).astype(np.float64)
     with np.errstate(over="ignore"):
-        # One bound for all features is quick to find, and seldom too coarse.
-        if max(float(values.max()), -float(values.min())) * cells_per_unit.sum() < LARGEST_CELL:
-            return
-        if sparse:
-            largest = abs(X).max(axis=0).toarray().ravel().astype(np.float64)
-        else:
-            largest = np.maximum(X.max(axis=0), -X.min(axis=0)).astype(np.float64)
         cells = largest * cells_per_unit
-    if not cells.sum() < LARGEST_CELL:
+        total = cells.sum()
+    if not total < LARGEST_CELL:
         feature = int(cells.argmax())
         raise ValueError(
             f"X holds a value of magnitude {largest[feature]:.3g} in feature {feature}, where its cell index "

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 #: Seconds after which a bar appears, so that short calls stay silent.
 DELAY = 0.5
 
 
-@contextmanager
-def progress_bar(verbose: int, n_rows: int) -> Iterator[Callable[[int], object] | None]:
-    """Show a bar while the block runs, if ``verbose`` is not 0.
+def progress_bar(verbose: int, n_rows: int) -> AbstractContextManager[Callable[[int], object] | None]:
+    """Show a bar while a with block runs, if ``verbose`` is not 0.
 
     Parameters
     ----------
@@ -19,19 +18,21 @@ def progress_bar(verbose: int, n_rows: int) -> Iterator[Callable[[int], object] 
     n_rows : int
         Rows to be done in all.
 
-    Yields
-    ------
-    callable or None
-        To be called with the number of rows done since the last call.
+    Returns
+    -------
+    context manager
+        Of a callable, to be called with the number of rows done since the last call, or None.
 
     Raises
     ------
     ImportError
         If a bar is wanted and tqdm is not installed.
     """
-    if not verbose:
-        yield None
-        return
+    return _tqdm_bar(n_rows) if verbose else nullcontext()
+
+
+@contextmanager
+def _tqdm_bar(n_rows: int) -> Iterator[Callable[[int], object]]:
     try:
         from tqdm.auto import tqdm
     except ImportError as error:

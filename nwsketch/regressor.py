@@ -246,7 +246,6 @@ default="scale"
         return True
 
     @available_if(_takes_batches)
-    @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Learn more rows. There is no such method while ``bias_correction`` is set.
 
@@ -272,9 +271,7 @@ default="scale"
             If input or parameters are not as described; what was learnt before is kept then.
         """
         if not self._is_fitted():
-            with unchanged_on_error(self):
-                X, targets, weights = self._validate(X, y, sample_weight, reset=True)
-                return self._start(X, targets, weights)
+            return self.fit(X, y, sample_weight)
         require_additive(self.sketch_.correction, "partial_fit")
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(X, targets))
@@ -579,8 +576,10 @@ default="scale"
 
     def _channels(self, left: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what a sketch without bias correction learns: targets less the trend, and their squares."""
+        if not self._has_moments:
+            return left
         with np.errstate(over="ignore"):  # which the sketch refuses
-            return np.hstack([left, left**2]) if self._has_moments else left
+            return np.hstack([left, left**2])
 
     def _with_trend(self, X: Any, answers: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.trend_ is None:

@@ -40,7 +40,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from nwsketch.aggregation import NOISE_ERRORS, tolerated
 from nwsketch.backends.threads import count_threads
-from nwsketch.inputs import check_cells
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.validation import validate_queries
 
@@ -234,7 +233,7 @@ class Spread(NamedTuple):
 
 def _measure(sketch: Any, X: Any, n_targets: int, error: float) -> Spread:
     """Read what every repetition holds for the rows, block by block, and reduce it to moments."""
-    check_cells(X, sketch.plan.cells_per_unit)
+    X = sketch._queries(X, check_input=False)
     step = max(BLOCK_SIZE // (sketch.n_repetitions * (sketch.n_outputs + 1)), 1)
     # Huge weights or targets overflow to moments that no size satisfies.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

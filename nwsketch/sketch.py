@@ -35,6 +35,7 @@ from nwsketch.inputs import (
     check_table_size,
     check_targets,
     check_weights,
+    harmless_magnitude,
 )
 from nwsketch.merging import require_same_hashes
 
@@ -48,6 +49,8 @@ N_GROUPS = 8
 #: Groups, at least (if there are as many repetitions), whose spread tells the standard error, and values of
 #: them that are handled at a time.
 GROUPS_OF_ERRORS, SUMS_OF_ERRORS = 32, 2**20
+#: Rows times repetitions that no second thread is worth starting for: how many there may be is not asked.
+FEW_CODES = 2**12
 
 
 class NadarayaWatsonSketch:
@@ -145,6 +148,7 @@ class NadarayaWatsonSketch:
             bandwidth=self.bandwidth,
             seed=self.random_state,
         )
+        self._harmless = harmless_magnitude(self.plan.cells_per_unit)
         self.n_buckets = self.plan.n_buckets
         check_table_size((self.n_repetitions, self.n_buckets, self.n_outputs + 1), MAX_TABLE_BYTES)
         self.correction: Correction | None = None
@@ -227,7 +231,7 @@ class NadarayaWatsonSketch:
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         with self._lock:
             check_sums(y, weights, self._state.weight_ever_added)
-            self._state = self._backend.add(self._state, X, y, weights, self._threads(), progress)
+            self._state = self._backend.add(self._state, X, y, weights, self._threads(len(y)), progress)
         return self
 
     def forget(
@@ -253,7 +257,7 @@ class NadarayaWatsonSketch:
         require_additive(self.correction, "forget")
         X, y, weights = self._rows(X, y, sample_weight, check_input)
         with self._lock:
-            state = self._backend.subtract(self._state, X, y, weights, self._threads())
+            state = self._backend.subtract(self._state, X, y, weights, self._threads(len(y)))
             least, tolerance = float(state.tables[..., -1].min()), tolerated(state)
             if least < -tolerance or state.n_rows < 0:
                 raise ValueError(
@@ -374,7 +378,7 @@ class NadarayaWatsonSketch:
             n_rounds=n_rounds,
             stride=stride,
             seed=self.random_state,
-            n_threads=self._threads(),
+            n_threads=self._threads(len(y)),
         )
 
     def correct(
@@ -436,7 +440,7 @@ class NadarayaWatsonSketch:
         check_sums(y, weights, 0.0)
         state, correction = corrected(
             self._backend,
-            self._backend.hashed(X, self._threads()),
+            self._backend.hashed(X, self._threads(len(y))),
             y,
             weights,
             n_outputs=self.n_outputs,
@@ -561,10 +565,11 @@ class NadarayaWatsonSketch:
         X = self._queries(X, check_input)
         n_groups = divisor_from(self.n_repetitions, GROUPS_OF_ERRORS)
         step = max(SUMS_OF_ERRORS // (n_groups * (self.n_outputs + 1)), 1)
+        n_threads = self._threads(X.shape[0])
         errors = np.empty((X.shape[0], self.n_outputs))
         for start in range(0, X.shape[0], step):
             rows = slice(start, start + step)
-            sums, squares = self._backend.sums(self._state, X[rows], n_groups, None, self._threads())
+            sums, squares = self._backend.sums(self._state, X[rows], n_groups, None, n_threads)
             errors[rows] = self._rules.standard_errors(sums, squares, self._state)
         return errors
 
@@ -607,18 +612,18 @@ class NadarayaWatsonSketch:
 
     def _regress(self, X: Any, own: Array | None, totals: Array, empty: Any = None) -> Array:
         rules = self._rules if empty is None else replace(self._rules, empty=empty)
-        sums, squares = self._backend.sums(self._state, X, rules.groups, own, self._threads())
+        sums, squares = self._backend.sums(self._state, X, rules.groups, own, self._threads(X.shape[0]))
         if self.correction is not None:
             return np.asarray(self.correction.offset + sums[:, 0, :-1] / self.n_repetitions)
         return rules.regress(sums, squares, totals, self._state)
 
     def _kernel_sums(self, X: Any, check_input: bool) -> Array:
         X = self._queries(X, check_input)
-        sums, _ = self._backend.sums(self._state, X, self._rules.groups, None, self._threads())
+        sums, _ = self._backend.sums(self._state, X, self._rules.groups, None, self._threads(X.shape[0]))
         return self._rules.kernel_sums(sums, self._state.channel_totals)
 
-    def _threads(self) -> int:
-        return count_threads(self.n_jobs)
+    def _threads(self, n_rows: int) -> int:
+        return 1 if n_rows * self.n_repetitions <= FEW_CODES else count_threads(self.n_jobs)
 
     def _rows(
         self,
@@ -634,14 +639,14 @@ class NadarayaWatsonSketch:
             y = check_targets(y, X.shape[0], self.n_outputs if n_targets is None else n_targets)
             if sample_weight is not None:
                 sample_weight = check_weights(sample_weight, X.shape[0])
-        check_cells(X, self.plan.cells_per_unit)
+        check_cells(X, self.plan.cells_per_unit, self._harmless)
         return X, np.asarray(y), None if sample_weight is None else np.asarray(sample_weight)
 
     def _queries(self, X: Any, check_input: bool) -> Any:
         """Validate rows that are asked about."""
         if check_input:
             X = check_rows(X, self.n_features)
-        check_cells(X, self.plan.cells_per_unit)
+        check_cells(X, self.plan.cells_per_unit, self._harmless)
         return X
 
     def __getstate__(self) -> dict[str, Any]:

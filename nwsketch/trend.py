@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import diags_array, issparse
-from sklearn.linear_model import Ridge, RidgeCV
 
 from nwsketch.backends.base import Array
 from nwsketch.bandwidth import feature_deviations, weighted_deviations
@@ -55,6 +54,8 @@ def fit_trend(X: Any, y: Array, sample_weight: Array | None) -> LinearTrend:
         In the units of X. The ridge does not depend on the weights: rows that weigh next to nothing have
         next to no trend.
     """
+    from sklearn.linear_model import Ridge, RidgeCV  # here, as it takes a while
+
     X = X.astype(np.float64)
     shares = np.full(len(y), 1 / len(y)) if sample_weight is None else sample_weight / sample_weight.sum()
     deviations, units = feature_deviations(X, sample_weight), weighted_deviations(y, sample_weight)

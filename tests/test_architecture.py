@@ -24,6 +24,7 @@ HEIGHTS = {
     "hashing": 0,
     "backends": 0,
     "aggregation": 0,
+    "aggregation_kernels": 0,
     "exact_kernels": 0,
     "progress": 0,
     "proportions_kernels": 0,

@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 from helpers import KERNELS, SMALL, WITH_BANDWIDTH, held, learnt, make_rows
 from scipy import sparse
+from sklearn.utils.validation import validate_data
 
 import nwsketch.sketch
 from nwsketch import NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
 from nwsketch.backends import numba_backend
 from nwsketch.backends.numba_hashing import Hasher
 from nwsketch.hashing import HashFamily, HashParameters
+from nwsketch.validation import X_OPTIONS, Y_OPTIONS, validate_queries, validate_rows
 
 
 def make(kernel="laplacian", **parameters):
@@ -28,6 +30,85 @@ def numeric(kernel, bandwidth=0.8):
 
 
 # -- what must simply work ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_validate_data(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("scikit-learn was asked")
+
+    monkeypatch.setattr("nwsketch.validation.validate_data", refuse)
+
+
+PLAIN = {
+    "float64": lambda X: X,
+    "float32": lambda X: X.astype(np.float32),
+    "Fortran order": np.asfortranarray,
+    "a view": lambda X: np.repeat(X, 2, axis=0)[::2],
+    "read-only": lambda X: np.frombuffer(X.tobytes()).reshape(X.shape),
+}
+
+
+@pytest.mark.parametrize("form", PLAIN.values(), ids=PLAIN)
+def test_plain_arrays_are_what_scikit_learn_would_return(form, no_validate_data):
+    X, y = make_rows()
+    model = make()
+    model.n_features_in_ = X.shape[1]
+    X = form(X)
+    for targets in (y, y.astype(np.float32), np.column_stack([y, y])):
+        taken, learnt_targets, _ = validate_rows(model, X, targets, None, reset=False)
+        expected = validate_data(model, X, targets, reset=False, **Y_OPTIONS, **X_OPTIONS)
+        assert taken is X
+        assert expected[0] is X
+        assert expected[1] is targets
+        np.testing.assert_array_equal(learnt_targets, targets)
+    assert validate_queries(model, X) is X
+
+
+NOT_PLAIN = {
+    "NaN": lambda X: np.where(X > 1, np.nan, X),
+    "infinity": lambda X: np.where(X > 1, np.inf, X),
+    "integers": lambda X: X.astype(int),
+    "big-endian": lambda X: X.astype(">f8"),
+    "float16": lambda X: X.astype(np.float16),
+    "object": lambda X: X.astype(object),
+    "too wide": lambda X: np.hstack([X, X]),
+    "one row": lambda X: X[0],
+    "3-D": lambda X: X[np.newaxis],
+    "no rows": lambda X: X[:0],
+    "list": lambda X: X.tolist(),
+    "frame": pd.DataFrame,
+    "subclass": lambda X: X.view(np.recarray),
+    "sparse": sparse.csr_array,
+}
+
+
+@pytest.mark.parametrize("form", NOT_PLAIN.values(), ids=NOT_PLAIN)
+def test_all_else_is_left_to_scikit_learn(form, no_validate_data):
+    X, y = make_rows()
+    model = make()
+    model.n_features_in_ = X.shape[1]
+    with pytest.raises(AssertionError, match="was asked"):
+        validate_queries(model, form(X))
+    with pytest.raises(AssertionError, match="was asked"):
+        validate_rows(model, form(X), y, None, reset=False)
+
+
+@pytest.mark.parametrize("form", [*sorted({*NOT_PLAIN} - {"too wide", "one row"}), "too few"])
+def test_other_targets_are_left_to_scikit_learn(form, no_validate_data):
+    X, y = make_rows()
+    model = make()
+    model.n_features_in_ = X.shape[1]
+    targets = y[1:] if form == "too few" else NOT_PLAIN[form](10 * y[:, np.newaxis])
+    with pytest.raises(AssertionError, match="was asked"):
+        validate_rows(model, X, targets, None, reset=False)
+
+
+def test_scikit_learn_is_asked_of_arrays_without_the_names_that_were_learnt():
+    X, y = make_rows()
+    model = make().fit(pd.DataFrame(X, columns=list("abcd")), y)
+    with pytest.warns(UserWarning, match="feature names"):
+        model.predict(X)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

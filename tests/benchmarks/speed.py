@@ -1,21 +1,29 @@
 """Speed of learning and predicting, as ratios to what the arithmetic itself costs.
 
-Every ratio is measured side by side in one run: the estimator and its baselines in turn, five times,
-each right after an untimed call of its own; medians are quoted.
-Baselines use as many threads as the estimator.
+Every ratio is measured side by side in one run: what is timed and its baselines in turn, five times, each
+right after an untimed call of its own; medians are quoted. Baselines use as many threads as the estimator.
 
-- angular: the bare float32 matrix product of the same projection, in the same chunks of rows by the
-  same threads ("product"), and in chunks of 4096 rows by the threads of BLAS itself ("BLAS");
-- laplacian: a compiled loop that only computes the grid cells, floor(x * scale + offset);
-- default: ``KernelRidge.fit`` on the same rows.
+- product: the bare float32 matrix product of the dense projection, 1,500 directions, in chunks of 256 rows,
+  each thread its share of the directions, into memory that is there already;
+- cells: a compiled loop that only computes the grid cells, floor(x * scale + offset), in the precision named;
+- gather: a compiled loop that only adds up the cells that a prediction reads, repetition by repetition, after
+  streaming each table in; what predicting takes beyond hashing the same rows is divided by it;
+- KernelRidge.fit on the same rows;
+- scaling: (one thread over two) of fitting, divided by the same of the product: the bar is a least one.
 
-    python tests/benchmarks/speed.py            # the issue's sizes, a minute or two
-    python tests/benchmarks/speed.py --smoke    # small, seconds: does it run?
+    python tests/benchmarks/speed.py                    # the issue's sizes, some minutes
+    python tests/benchmarks/speed.py --record FILE      # writes the ratios to FILE too (JSON), by section
+    python tests/benchmarks/speed.py --smoke            # small sizes, seconds
+    python tests/benchmarks/speed.py --smoke --guard FILE   # fails if a ratio is over twice the recorded one
 """
 
 import argparse
+import json
 import statistics
+import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numba import njit
@@ -23,20 +31,23 @@ from sklearn.kernel_ridge import KernelRidge
 from threadpoolctl import threadpool_limits
 
 from nwsketch import NadarayaWatsonSketchRegressor
-from nwsketch.backends.numba_kernels.projection import TILE as CHUNK
+from nwsketch.backends.numba_kernels.tables import warm
 from nwsketch.backends.threads import run_ranges, single_threaded_blas
 
 N_THREADS = 2
+N_RUNS = 5
+CHUNK = 256
+TOLERANCE = 2.0  # how much worse than recorded a ratio may be before the guard fails
 
 
-def measure(*functions, n_runs):
+def measure(*functions):
     """Return the median seconds of each function, called in turn.
 
     Every timed call follows an untimed one of the same function: what ran before it (threads of BLAS spin
     on for a while after their work, caches hold another's data) is no part of the comparison.
     """
     seconds = [[] for _ in functions]
-    for _ in range(n_runs):
+    for _ in range(N_RUNS):
         for function, times in zip(functions, seconds, strict=True):
             function()
             start = time.perf_counter()
@@ -45,68 +56,131 @@ def measure(*functions, n_runs):
     return [statistics.median(times) for times in seconds]
 
 
-def report(title, ours, baseline, bar):
-    """Print one line of the table; ``bar`` is the largest ratio wanted."""
-    ratio = ours / baseline
-    verdict = "met" if ratio <= bar else "missed"
-    print(f"{title:58s} {ours:9.4f} s {baseline:9.4f} s {ratio:9.3g} {bar:9.3g}  {verdict}", flush=True)
+class Report:
+    """The table, printed line by line, and its ratios."""
+
+    def __init__(self):
+        self.ratios = {}
+        print(f"{N_THREADS} threads")
+        print(f"{'':52s} {'nwsketch':>11s} {'baseline':>11s} {'ratio':>7s} {'bar':>6s}")
+
+    def add(self, title, ours, baseline, bar=None, *, least=False):
+        """Print a line; ``bar`` is the largest ratio wanted, or the least one."""
+        ratio = ours / baseline
+        self.ratios[title] = 1 / ratio if least else ratio  # so that more is worse
+        verdict = "" if bar is None else "met" if (ratio >= bar if least else ratio <= bar) else "missed"
+        limit = "" if bar is None else f"{bar:6.3g}"
+        print(f"{title:52s} {ours:9.4f} s {baseline:9.4f} s {ratio:7.3g} {limit:>6s}  {verdict}", flush=True)
 
 
 def product(X, directions, n_threads):
-    """The matrix products of the projection in chunks of rows that stay in the cache, nothing else.
-
-    Every thread multiplies its share of the directions by BLAS, as the estimator's threads do.
-    """
+    """Multiply rows by directions in chunks that stay in the cache, nothing else."""
 
     def multiply(first, last):
-        wanted = directions[:, first:last].T
+        wanted = np.ascontiguousarray(directions[:, first:last].T)
+        results = np.empty((last - first, CHUNK), dtype=np.float32)
         for start in range(0, len(X), CHUNK):
-            wanted @ X[start : start + CHUNK].T
+            rows = X[start : start + CHUNK]
+            np.matmul(wanted, rows.T, out=results[:, : len(rows)])
 
     with single_threaded_blas():
         run_ranges(multiply, directions.shape[1], n_threads)
 
 
 def blas_product(X, directions):
-    """The same products in large chunks, threaded by BLAS."""
+    """Multiply in large chunks, threaded by BLAS."""
     with threadpool_limits(N_THREADS, user_api="blas"):
         for start in range(0, len(X), 4096):
             X[start : start + 4096] @ directions
 
 
-def angular(n_learn, n_predict, n_runs):
-    """100 repetitions of 15 signs, 18 features."""
+def make_model(kernel, n_features, n_jobs=N_THREADS):
+    """100 repetitions of 15 projections; bandwidths that suit standard normal rows."""
+    bandwidth = {"l2": np.sqrt(2 * n_features), "l1": 2.0 * n_features}
+    parameters = {}
+    if kernel in bandwidth:
+        parameters["bandwidth"] = float(bandwidth[kernel])
+    shape = {"n_repetitions": 100, "hashes_per_repetition": 15, "n_buckets": 2**15}
+    return NadarayaWatsonSketchRegressor(
+        kernel=kernel, n_jobs=N_THREADS, random_state=0, **shape | parameters
+    )
+
+
+@njit(nogil=True)
+def _gather(codes, tables, sums):
+    warmth = 0.0
+    for repetition in range(codes.shape[0]):
+        row_codes, table = codes[repetition], tables[repetition]
+        warmth += warm(table, row_codes.size)
+        for i in range(row_codes.size):
+            total, count = table[row_codes[i], 0], table[row_codes[i], 1]
+            before, count_before = sums[i, 0], sums[i, 1]
+            sums[i, 0] = before + total
+            sums[i, 1] = count_before + count
+    return warmth
+
+
+def gather(codes, tables, sums):
+    """Add up the cells of all rows, each thread its share of them."""
+    run_ranges(
+        lambda first, last: _gather(codes[:, first:last], tables, sums[first:last]), codes.shape[1], N_THREADS
+    )
+
+
+def projections(report, n_features, n_rows, bar, others):
+    """Fit and predict by signs, and fit by floors, beside the matrix product."""
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((n_learn, 18), dtype=np.float32)
-    y = rng.standard_normal(n_learn)
-    queries = rng.standard_normal((n_predict, 18), dtype=np.float32)
-    model = NadarayaWatsonSketchRegressor(
-        kernel="angular",
-        n_repetitions=100,
-        hashes_per_repetition=15,
-        n_buckets=2**15,
-        n_jobs=N_THREADS,
-        random_state=0,
+    X = rng.standard_normal((n_rows, n_features), dtype=np.float32)
+    y = rng.standard_normal(n_rows)
+    directions = rng.standard_normal((n_features, 1500), dtype=np.float32)
+    models = {kernel: make_model(kernel, n_features).fit(X[:10], y[:10]) for kernel in ("angular", *others)}
+    angular = models["angular"]
+    functions = [
+        partial(angular.fit, X, y),
+        partial(angular.predict, X),
+        partial(product, X, directions, N_THREADS),
+        partial(blas_product, X, directions),
+        *(partial(models[kernel].fit, X, y) for kernel in others),
+    ]
+    fit, predict, bare, blas, *seconds = measure(*functions)
+    size = f"{n_rows:,} x {n_features}"
+    report.add(f"angular, fit {size} / product", fit, bare, bar)
+    report.add(f"angular, predict {size} / product", predict, bare, bar)
+    report.add(f"angular, fit {size} / BLAS, large chunks", fit, blas)
+    for kernel, other in zip(others, seconds, strict=True):
+        if kernel == "l2":
+            report.add(f"l2, fit {size} / angular", other, fit, 1.3)
+        else:
+            report.add(f"l1, fit {size} / product", other, bare, 2.0)
+
+
+def reading(report, kernel, X, model, title):
+    """What predicting takes beyond hashing, beside a bare gather."""
+    sketch = model.sketch_
+    block = sketch._backend._block_codes  # as many rows as fit a block, hashed as predict hashes them
+    codes = block(X, N_THREADS)
+    sums = np.zeros((len(X), 2))
+    predict, hashing, bare = measure(
+        partial(model.predict, X), partial(block, X, N_THREADS), partial(gather, codes, sketch.tables, sums)
     )
-    model.fit(X[:10], y[:10])
-    directions = model.sketch_.plan.arrays["directions"].astype(np.float32)
-    name = "angular 100 x 15, {} {:,} x 18, / {}"
-    fit, bare, blas = measure(
-        lambda: model.fit(X, y),
-        lambda: product(X, directions, N_THREADS),
-        lambda: blas_product(X, directions),
-        n_runs=n_runs,
+    report.add(title, predict - hashing, bare, 1.5)
+
+
+def scaling(report, n_rows):
+    """Fitting and the product, on one thread and on two."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n_rows, 18), dtype=np.float32)
+    y = rng.standard_normal(n_rows)
+    directions = rng.standard_normal((18, 1500), dtype=np.float32)
+    models = [make_model("angular", 18, n_jobs=n_jobs).fit(X[:10], y[:10]) for n_jobs in (1, N_THREADS)]
+    fit, fit_two, bare, bare_two = measure(
+        *(partial(model.fit, X, y) for model in models),
+        *(partial(product, X, directions, n) for n in (1, N_THREADS)),
     )
-    report(name.format("fit", n_learn, "product"), fit, bare, 2.5)
-    report(name.format("fit", n_learn, "BLAS"), fit, blas, 2.5)
-    predict, bare, blas = measure(
-        lambda: model.predict(queries),
-        lambda: product(queries, directions, N_THREADS),
-        lambda: blas_product(queries, directions),
-        n_runs=n_runs,
+    print(f"    scaling: fit {fit / fit_two:.2f}, product {bare / bare_two:.2f}")
+    report.add(
+        f"angular, {n_rows:,} x 18, scaling / the product's", fit / fit_two, bare / bare_two, 0.9, least=True
     )
-    report(name.format("predict", n_predict, "product"), predict, bare, 2.5)
-    report(name.format("predict", n_predict, "BLAS"), predict, blas, 2.5)
 
 
 @njit(nogil=True)
@@ -125,7 +199,7 @@ def _cells_alone(features, scales, offsets, first, last, cells):
                 _cells_of_tile(features[j, start:stop], scale, offset, cells[: stop - start])
 
 
-def laplacian(n_learn, n_runs):
+def laplacian(report, n_learn):
     """128 repetitions, 8 features."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n_learn, 8))
@@ -135,7 +209,7 @@ def laplacian(n_learn, n_runs):
     )
     model.fit(X[:10], y[:10])
     arrays = model.sketch_.plan.arrays
-    for dtype, bar in ((np.float64, 6.0), (np.float32, 6.0)):
+    for dtype, bar in ((np.float64, 2.0), (np.float32, None)):
         features = np.ascontiguousarray(X.T, dtype=dtype)
         scales, offsets = (arrays[key].astype(dtype) for key in ("scales", "offsets"))
 
@@ -148,11 +222,13 @@ def laplacian(n_learn, n_runs):
                 N_THREADS,
             )
 
-        fit, bare = measure(lambda: model.fit(X, y), cells, n_runs=n_runs)
-        report(f"laplacian 128, fit {n_learn:,} x 8, / {np.dtype(dtype)} cells", fit, bare, bar)
+        fit, bare = measure(partial(model.fit, X, y), cells)
+        report.add(f"laplacian, fit {n_learn:,} x 8 / {np.dtype(dtype)} cells", fit, bare, bar)
+    queries = X[: min(n_learn, 2**16)]
+    reading(report, "laplacian", queries, model, f"laplacian, read {len(queries):,} x 128 / gather")
 
 
-def default(n_learn, n_runs):
+def default(report, n_learn):
     """The default estimator beside kernel ridge regression."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n_learn, 10))
@@ -160,20 +236,54 @@ def default(n_learn, n_runs):
     model = NadarayaWatsonSketchRegressor(n_jobs=N_THREADS, random_state=0)
     ridge = KernelRidge(kernel="laplacian")
     with threadpool_limits(N_THREADS):
-        fit, slow = measure(lambda: model.fit(X, y), lambda: ridge.fit(X, y), n_runs=n_runs)
-    report(f"default, fit {n_learn:,} x 10, / KernelRidge.fit", fit, slow, 0.01)
+        fit, slow = measure(partial(model.fit, X, y), partial(ridge.fit, X, y))
+    report.add(f"default, fit {n_learn:,} x 10 / KernelRidge.fit", fit, slow, 0.01)
+
+
+def guard(ratios, recorded):
+    """Say which ratios are over twice those recorded; return whether any is."""
+    worse = {
+        title: ratio for title, ratio in ratios.items() if ratio > TOLERANCE * recorded.get(title, np.inf)
+    }
+    for title, ratio in worse.items():
+        print(f"{title}: {ratio:.3g} is over {TOLERANCE:g} times the recorded {recorded[title]:.3g}")
+    unknown = sorted(set(ratios) ^ set(recorded))
+    if unknown:
+        print(f"Record the ratios anew, the titles have changed: {unknown}")
+    return bool(worse or unknown)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
-    smoke = parser.parse_args().smoke
-    print(f"{N_THREADS} threads")
-    print(f"{'':58s} {'nwsketch':>11s} {'baseline':>11s} {'ratio':>9s} {'bar':>9s}")
-    n_runs = 2 if smoke else 5
-    angular(*(20_000, 5_000) if smoke else (400_000, 100_000), n_runs)
-    laplacian(20_000 if smoke else 1_000_000, n_runs)
-    default(1_000 if smoke else 10_000, n_runs)
+    parser.add_argument("--smoke", action="store_true", help="small sizes")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the ratios to this JSON file")
+    parser.add_argument("--guard", type=Path, metavar="FILE", help="compare the ratios with those recorded")
+    options = parser.parse_args()
+    report = Report()
+    if options.smoke:
+        projections(report, 18, 20_000, None, ("l2", "l1"))
+        projections(report, 256, 4_000, None, ())
+        laplacian(report, 50_000)
+        default(report, 2_000)
+    else:
+        projections(report, 18, 400_000, 0.7, ("l2", "l1"))
+        projections(report, 64, 100_000, 0.5, ("l2", "l1"))
+        projections(report, 256, 60_000, 0.45, ("l2", "l1"))
+        projections(report, 784, 30_000, 0.7, ("l2", "l1"))
+        model = make_model("angular", 18)
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((2**16, 18), dtype=np.float32)
+        reading(report, "angular", X, model.fit(X, X[:, 0]), f"angular, read {len(X):,} x 100 / gather")
+        laplacian(report, 1_000_000)
+        default(report, 10_000)
+        scaling(report, 400_000)
+    section = "smoke" if options.smoke else "full"
+    if options.record:
+        kept = json.loads(options.record.read_text()) if options.record.exists() else {}
+        rounded = {title: round(ratio, 4) for title, ratio in report.ratios.items()}
+        options.record.write_text(json.dumps(kept | {section: rounded}, indent=2) + "\n")
+    if options.guard:
+        sys.exit(guard(report.ratios, json.loads(options.guard.read_text())[section]))
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from numba import njit
 
 from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
 
-#: Rows whose features, products and margins fit the first-level cache together.
-TILE = 256
+#: Rows handled at a time: products stay in the first-level cache, features (so many floats) in the second.
+TILE, TILE_FLOATS = 256, 2**15
 #: Directions multiplied at a time, or more if a repetition has more.
 GROUP = 16
 #: Rows of a smaller norm are left to float64: their float32 products might underflow.
@@ -126,20 +126,46 @@ def _any_within(margins, norms):  # whether a row is too close to an edge, or le
 def _add_signs(p, norms, error, multiplier, joined, margins):
     for i in range(p.size):
         joined[i] += multiplier if p[i] >= np.float32(0) else multiplier ^ multiplier
-        margin = abs(p[i]) - norms[i] * error
-        margins[i] = margin if margin < margins[i] else margins[i]  # min() would not vectorise
+        margins[i] = lesser(abs(p[i]) - norms[i] * error, margins[i])
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def lesser(a, b):  # min() would look for NaN first, and not vectorise
+    return a if a < b else b
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def floor_and_margin(position, error):  # the cell, as it is joined, and how far beyond errors the edges are
+    cell = np.floor(position)
+    below = position - cell
+    margin = lesser(below, np.float32(1) - below) - (error + OFFSET_ERROR)
+    return np.uint64(np.int64(cell)), margin
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _add_floors(p, norms, error, offset, multiplier, joined, margins):
     for i in range(p.size):
-        position = p[i] + offset
-        cell = np.floor(position)
-        below = position - cell
-        above = np.float32(1) - below
-        margin = (below if below < above else above) - (norms[i] * error + OFFSET_ERROR)
-        margins[i] = margin if margin < margins[i] else margins[i]
-        joined[i] += np.uint64(np.int64(cell)) * multiplier
+        cell, margin = floor_and_margin(p[i] + offset, norms[i] * error)
+        margins[i] = lesser(margin, margins[i])
+        joined[i] += cell * multiplier
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_four_floors(p, norms, errors, offsets, multipliers, h, joined, margins):
+    p0, p1, p2, p3 = p[0], p[1], p[2], p[3]
+    e0, e1, e2, e3 = errors[h], errors[h + 1], errors[h + 2], errors[h + 3]
+    o0, o1 = np.float32(offsets[h]), np.float32(offsets[h + 1])
+    o2, o3 = np.float32(offsets[h + 2]), np.float32(offsets[h + 3])
+    m0, m1, m2, m3 = multipliers[0, h], multipliers[0, h + 1], multipliers[0, h + 2], multipliers[0, h + 3]
+    for i in range(joined.size):
+        norm = norms[i]
+        c0, margin0 = floor_and_margin(p0[i] + o0, norm * e0)
+        c1, margin1 = floor_and_margin(p1[i] + o1, norm * e1)
+        c2, margin2 = floor_and_margin(p2[i] + o2, norm * e2)
+        c3, margin3 = floor_and_margin(p3[i] + o3, norm * e3)
+        margin = lesser(lesser(margin0, margin1), lesser(margin2, margin3))
+        margins[i] = lesser(margin, margins[i])
+        joined[i] += (c0 * m0 + c1 * m1) + (c2 * m2 + c3 * m3)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -163,7 +189,8 @@ def projection_codes(
 ):
     per_repetition = directions.shape[1] // shifts.size
     together = max(GROUP // per_repetition, 1)  # repetitions whose products are made at a time
-    width = max(min(TILE, end - begin), 1)
+    widest = max(TILE_FLOATS // rounded_directions.shape[0] // 16 * 16, 32)
+    width = max(min(TILE, widest, end - begin), 1)
     # Always used at full width: a slice of columns would not be contiguous, and loops not vectorised.
     features, norms = np.zeros((rounded_directions.shape[0], width), np.float32), np.empty(width, np.float32)
     products, margins = (
@@ -183,13 +210,18 @@ def projection_codes(
                 _project(features, rounded_directions, h, n_wanted, products)
             margins[:] = np.inf
             joined[:] = shifts[repetition]
-            for k in range(per_repetition):
-                p, error, multiplier = products[lane + k], errors[h + k], multipliers[0, h + k]
+            k = 0
+            while k < per_repetition:
+                p, error, multiplier = products[lane + k :], errors[h + k], multipliers[0, h + k]
                 if signs:
-                    _add_signs(p, norms, error, multiplier, joined, margins)
+                    _add_signs(p[0], norms, error, multiplier, joined, margins)
+                elif k + 4 <= per_repetition:
+                    _add_four_floors(p, norms, errors, offsets, multipliers, h + k, joined, margins)
+                    k += 3
                 else:
                     offset = np.float32(offsets[h + k])
-                    _add_floors(p, norms, error, offset, multiplier, joined, margins)
+                    _add_floors(p[0], norms, error, offset, multiplier, joined, margins)
+                k += 1
             if _any_within(margins, norms):
                 for i in range(size):
                     if margins[i] > 0 and norms[i] < np.inf:
@@ -206,13 +238,12 @@ def projection_codes(
                     else:
                         for k in range(per_repetition):
                             position = products[lane + k, i] + np.float32(offsets[h + k])
-                            cell, margin = np.floor(position), np.abs(position - np.rint(position))
-                            if not margin > norms[i] * errors[h + k] + OFFSET_ERROR:
+                            cell, margin = floor_and_margin(position, norms[i] * errors[h + k])
+                            if not margin > 0:
                                 exact = math.floor(
                                     exact_projection(row, 1.0, directions, h + k) + offsets[h + k]
                                 )
-                                change = np.int64(exact) - np.int64(cell)
-                                joined[i] += np.uint64(change) * multipliers[0, h + k]
+                                joined[i] += (np.uint64(np.int64(exact)) - cell) * multipliers[0, h + k]
             to_buckets(joined[:size], n_buckets, rehashed, codes[repetition - first, start : start + size])
 
 

@@ -23,6 +23,7 @@ from nwsketch.backends.numba_kernels.projection import (
     exact_projection,
     exact_shrink,
     exact_sign_code,
+    lesser,
 )
 
 #: Rows handled at a time. Their products, 8 KiB, and their features stay in the first-level cache.
@@ -31,8 +32,8 @@ ROWS = 64
 ORDER = 8
 #: Features that are loaded at a time: their lines, of sixteen rows, stay in the first-level cache.
 LOADED = 64
-#: Tiles of rows whose features, up to so many floats, are loaded before any is hashed: a repetition's codes are
-#: written in longer pieces then. Written 128 bytes here and there, they would cost a third of the time.
+#: Tiles of rows whose features, up to so many floats, are loaded before any is hashed: a repetition's codes
+#: are written in longer pieces then. Written 128 bytes here and there, they would cost a third of the time.
 TILES, LOADED_FLOATS = 8, 2**16
 #: Chunks and blocks that are multiplied at a time: twelve factors and four sums fit the registers.
 CHUNKS, BLOCKS = 3, 4
@@ -65,21 +66,16 @@ def _transform(a0, a1, a2, a3, a4, a5, a6, a7):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _lesser(a, b):  # min() would look for NaN first, and not vectorise
-    return a if a < b else b
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _least(a0, a1, a2, a3, a4, a5, a6, a7):
-    low, high = _lesser(_lesser(a0, a1), _lesser(a2, a3)), _lesser(_lesser(a4, a5), _lesser(a6, a7))
-    return _lesser(low, high)
+    low, high = lesser(lesser(a0, a1), lesser(a2, a3)), lesser(lesser(a4, a5), lesser(a6, a7))
+    return lesser(low, high)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _floor(position):  # the cell, as the kernels join it, and the distance to its nearer edge
     cell = np.floor(position)
     below = position - cell
-    return np.uint64(np.int64(cell)), _lesser(below, np.float32(1) - below)
+    return np.uint64(np.int64(cell)), lesser(below, np.float32(1) - below)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -240,8 +236,8 @@ def _join_words(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _stacks_at_a_time(per_repetition):  # whose blocks, together, leave no lane of a fold idle for nothing
-    return max(BLOCKS // per_repetition, 1)
+def _stacks_at_a_time(per_repetition):  # so many that their blocks fill whole folds
+    return BLOCKS // math.gcd(BLOCKS, per_repetition)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
