@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, overload
 
@@ -483,7 +484,7 @@ default="scale"
             self.__dict__.pop(learnt, None)
         self._n_targets = targets.shape[1]
         self._drawn_seed = self._seed()
-        deviations = weighted_deviations(targets, weights)
+        deviations = partial(weighted_deviations, targets, weights)  # which few fits need
         self.trend_ = fit_trend(X, targets, weights) if self.trend == "linear" else None
         self._has_moments, self._fill = self.uncertainty, self.empty
         left = self._without_trend(X, targets)
@@ -495,7 +496,7 @@ default="scale"
                 X,
                 left,
                 weights,
-                deviations=deviations,
+                deviations=deviations(),
                 distance="euclidean" if family.distance == "euclidean" else "cityblock",
                 per_feature=self.bandwidth == "loo_per_feature",
                 corrected=self.bias_correction is not None,
@@ -509,13 +510,13 @@ default="scale"
         sketch = self._make_sketch(family, X.shape[1], self.bandwidth_)
         self.n_rounds_: int | None = None
         if self.bias_correction is not None:
-            self._correct(sketch, X, left, weights, deviations)
+            self._correct(sketch, X, left, weights, deviations())
         else:
             channels = self._channels(left)
             with progress_bar(self.verbose, X.shape[0]) as progress:
                 sketch.update(X, channels, weights, check_input=False, progress=progress)
             if hasattr(self, "loo_score_"):
-                self.loo_score_ = loo_score(sketch, X, channels, weights, deviations)
+                self.loo_score_ = loo_score(sketch, X, channels, weights, deviations())
         self.sketch_ = sketch
         return self
 

@@ -1,7 +1,8 @@
 """The compiled kernels one by one, on one thread: what their docstrings say of their speed.
 
-- hashing by signs (100 repetitions of 15) beside the float32 matrix product of the same size by BLAS;
-- adding to and reading from tables, beside the same loops without streaming each table in first;
+- hashing (100 repetitions of 15) beside the float32 matrix product of the same size by BLAS;
+- adding to and reading from tables, beside the same loops without streaming each table in first, and
+  reading from a copy of the tables in float32, with how many rows must be read before the copy has paid;
 - the exact estimator, Laplacian kernel, 10 features: nanoseconds per pair of rows.
 
 Medians of seven calls, each after an untimed one.
@@ -20,11 +21,11 @@ from threadpoolctl import threadpool_limits
 
 from nwsketch import NadarayaWatsonRegressor
 from nwsketch.backends import get_backend
-from nwsketch.backends.numba_kernels.projection import TILE
 from nwsketch.backends.numba_kernels.tables import accumulate, look_up
 from nwsketch.hashing import HashPlan, get_family
 
 N_REPETITIONS = 100
+CHUNK = 256
 
 
 def nanoseconds(function, n_items):
@@ -39,29 +40,37 @@ def nanoseconds(function, n_items):
 
 
 def hashing(n_rows):
-    print(f"\n{'signs, ns per hash':24s} {'nwsketch':>9s} {'product':>9s} {'ratio':>6s}")
+    kernels = ("angular", "l2", "l1")
+    titles = " ".join(f"{kernel:>9s} {'ratio':>6s}" for kernel in kernels)
+    print(f"\n{'ns per hash':24s} {'product':>9s} {titles}")
     rng = np.random.default_rng(0)
-    for n_features in (18, 64, 256):
-        plan = HashPlan(
-            get_family("angular"),
-            n_features=n_features,
-            n_repetitions=N_REPETITIONS,
-            hashes_per_repetition=15,
-            n_buckets=2**15,
-            bandwidth=np.ones(n_features),
-            seed=0,
-        )
-        backend = get_backend("numba", None, plan)
+    for n_features in (5, 18, 64, 256):
         X = rng.standard_normal((n_rows, n_features), dtype=np.float32)
-        directions = np.ascontiguousarray(plan.arrays["directions"].T, dtype=np.float32)
+        directions = rng.standard_normal((N_REPETITIONS * 15, n_features), dtype=np.float32)
+        products = np.empty((len(directions), CHUNK), dtype=np.float32)
 
-        def multiply(X=X, directions=directions):
-            for start in range(0, len(X), TILE):
-                directions @ X[start : start + TILE].T
+        def multiply(X=X, directions=directions, products=products):
+            for start in range(0, len(X), CHUNK):
+                np.matmul(directions, X[start : start + CHUNK].T, out=products)
 
-        ours = nanoseconds(lambda X=X, backend=backend: backend.codes(X, 1), n_rows * 1500)
         product = nanoseconds(multiply, n_rows * 1500)
-        print(f"{f'{n_features} features':24s} {ours:9.3f} {product:9.3f} {ours / product:6.2f}", flush=True)
+        cells = [f"{product:9.3f}"]
+        for kernel in kernels:
+            plan = HashPlan(
+                get_family(kernel),
+                n_features=n_features,
+                n_repetitions=N_REPETITIONS,
+                hashes_per_repetition=15,
+                n_buckets=2**15,
+                bandwidth=np.full(
+                    n_features, np.sqrt(2 * n_features) if kernel == "l2" else 2.0 * n_features
+                ),
+                seed=0,
+            )
+            backend = get_backend("numba", None, plan)
+            ours = nanoseconds(lambda backend=backend, X=X: backend.codes(X, 1), n_rows * 1500)
+            cells.append(f"{ours:9.3f} {ours / product:6.2f}")
+        print(f"{f'{n_features} features':24s} {' '.join(cells)}", flush=True)
 
 
 @njit(nogil=True)
@@ -74,35 +83,40 @@ def accumulate_cold(codes, values, tables):
 
 
 @njit(nogil=True)
-def look_up_cold(codes, tables, sums, squares):
+def look_up_cold(codes, tables, sums):
     for repetition in range(codes.shape[0]):
         row_codes, table = codes[repetition], tables[repetition]
         for i in range(row_codes.size):
-            count = table[row_codes[i], 1]
-            sums[i, 0, 0] += table[row_codes[i], 0]
-            sums[i, 0, 1] += count
-            squares[i, 0] += count * count
+            total, count = table[row_codes[i], 0], table[row_codes[i], 1]
+            before, count_before = sums[i, 0, 0], sums[i, 0, 1]
+            sums[i, 0, 0] = before + total
+            sums[i, 0, 1] = count_before + count
 
 
 def tables(n_rows):
-    print(f"\n{'tables, ns per cell':24s} {'add':>9s} {'cold':>9s} {'look up':>9s} {'cold':>9s}")
+    titles = ("add", "cold", "look up", "cold", "float32", "pays after")
+    print(f"\n{'tables, ns per cell':24s} {' '.join(f'{title:>9s}' for title in titles)} rows")
     rng = np.random.default_rng(0)
     values = rng.standard_normal((n_rows, 2))
-    sums, squares = np.zeros((n_rows, 1, 2)), np.zeros((n_rows, 1))
-    for n_buckets in (2**11, 2**14, 2**15):
-        codes = rng.integers(0, n_buckets, (N_REPETITIONS, n_rows)).astype(np.uint32)
+    sums, squares = np.zeros((n_rows, 1, 2)), np.zeros((n_rows, 0))
+    for n_buckets in (2**11, 2**14, 2**15, 2**16):
+        codes = rng.integers(0, n_buckets, (N_REPETITIONS, n_rows)).astype(np.uint16)
         cells = np.zeros((N_REPETITIONS, n_buckets, 2))
-        results = [
+        copy = cells.astype(np.float32)
+        add, add_slow, read, read_slow, read_copy = (
             nanoseconds(function, codes.size)
             for function in (
                 lambda codes=codes, cells=cells: accumulate(codes, values, 0, cells),
                 lambda codes=codes, cells=cells: accumulate_cold(codes, values, cells),
                 lambda codes=codes, cells=cells: look_up(codes, cells, 1.0, sums, squares),
-                lambda codes=codes, cells=cells: look_up_cold(codes, cells, sums, squares),
+                lambda codes=codes, cells=cells: look_up_cold(codes, cells, sums),
+                lambda codes=codes, copy=copy: look_up(codes, copy, 1.0, sums, squares),
             )
-        ]
-        numbers = " ".join(f"{result:9.2f}" for result in results)
-        print(f"{f'{n_buckets} buckets':24s} {numbers}", flush=True)
+        )
+        copying = nanoseconds(lambda cells=cells: cells.astype(np.float32), N_REPETITIONS)
+        rows = f"{copying / (read - read_copy):9,.0f}" if read > read_copy else "    never"
+        numbers = " ".join(f"{result:9.2f}" for result in (add, add_slow, read, read_slow, read_copy))
+        print(f"{f'{n_buckets} buckets':24s} {numbers} {rows}", flush=True)
 
 
 def exact(n_rows):
