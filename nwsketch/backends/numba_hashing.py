@@ -20,8 +20,7 @@ from nwsketch.backends.numba_kernels.structured import (
     BLOCKS,
     CHUNKS,
     ORDER,
-    structured_floor_codes,
-    structured_sign_codes,
+    structured_codes,
 )
 
 #: Rows that a family without compiled arithmetic is given at a time (dense, also if X is sparse).
@@ -119,12 +118,8 @@ class Hasher:
             sparse_projection_codes(*rows, begin, end, directions, offsets, signs, *wanted)
             return
         products = (rows, begin, end, self._largest_norm, directions, *self._factors)
-        if "gaussians" not in arrays:
-            projection_codes(*products, offsets, signs, self._errors, *wanted)
-        elif signs:
-            structured_sign_codes(*products, self._errors, *wanted)
-        else:
-            structured_floor_codes(*products, offsets, self._errors, *wanted)
+        kernel = structured_codes if "gaussians" in arrays else projection_codes
+        kernel(*products, offsets, signs, self._errors, *wanted)
 
     def _prepare_directions(self) -> None:
         """Round the directions to float32, and bound what that and a float32 product can cost."""

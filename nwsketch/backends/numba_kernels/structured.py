@@ -134,12 +134,8 @@ def _fold(
     block,  # the first of BLOCKS blocks
     sums,  # out  (BLOCKS * ORDER * ROWS,) float32: sum over chunks of coefficient * feature
 ):
-    g0, g1, g2, g3 = (
-        coefficients[block],
-        coefficients[block + 1],
-        coefficients[block + 2],
-        coefficients[block + 3],
-    )
+    g0, g1 = coefficients[block], coefficients[block + 1]
+    g2, g3 = coefficients[block + 2], coefficients[block + 3]
     x = features[chunk * ORDER * ROWS : (chunk + CHUNKS) * ORDER * ROWS]
     for j in range(_ORDER):
         k0 = np.uint64(chunk) * _ORDER + j
@@ -236,136 +232,6 @@ def _join_words(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _stacks_at_a_time(per_repetition):  # so many that their blocks fill whole folds
-    return BLOCKS // math.gcd(BLOCKS, per_repetition)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _hash_signs(
-    rows,  # in   (n_rows, n_features): up to ROWS rows
-    features,  # in   see _load
-    norms,  # in   see _load
-    first_stack,  # the stacks of ORDER repetitions wanted
-    last_stack,
-    directions,
-    coefficients,
-    error,
-    multipliers,
-    shifts,
-    n_buckets,
-    rehashed,
-    first,
-    last,
-    start,  # the place of the first row in codes
-    sums,  # scratch (BLOCKS * ORDER * ROWS,) float32
-    words,  # scratch (ORDER * ROWS,) uint32
-    joined,  # scratch (ORDER * ROWS,) uint64
-    codes,  # out
-):
-    per_repetition = directions.shape[1] // shifts.size
-    first_block, last_block = first_stack * per_repetition, last_stack * per_repetition
-    for b in range(first_block, last_block):
-        lane = (b - first_block) % BLOCKS
-        if lane == 0:
-            for chunk in range(0, coefficients.shape[1] // ORDER, CHUNKS):
-                _fold(features, chunk, coefficients, b, sums)
-        v = sums[lane * ORDER * ROWS : (lane + 1) * ORDER * ROWS]
-        stack, k = b // per_repetition, b % per_repetition
-        n_hashes = min(ORDER, shifts.size - stack * ORDER)
-        first_hash, place = stack * ORDER * per_repetition + k, k % WORD
-        if k == 0 and rehashed:
-            for o in range(n_hashes):
-                joined[o * ROWS : (o + 1) * ROWS] = shifts[stack * ORDER + o]
-        if place == 0:
-            words[:] = 0
-        bit = np.uint32(1) << np.uint32(place)
-        if _pack_signs(v, bit, norms, error, words) > 0:
-            _mend_signs(v, rows, directions, first_hash, per_repetition, n_hashes, bit, norms, error, words)
-        if rehashed and (place == WORD - 1 or k == per_repetition - 1):
-            _join_words(words, multipliers, first_hash - place, per_repetition, place + 1, n_hashes, joined)
-        if k < per_repetition - 1:
-            continue
-        for repetition in range(max(first, stack * ORDER), min(last, stack * ORDER + n_hashes)):
-            offset = (repetition - stack * ORDER) * ROWS
-            part = codes[repetition - first, start : start + rows.shape[0]]
-            if rehashed:
-                to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
-            else:
-                for i in range(part.size):
-                    part[i] = words[offset + i]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def structured_sign_codes(
-    rows,  # in   (n_rows, n_features) float32 or float64
-    begin,  # the rows wanted: begin <= row < end
-    end,
-    largest_norm,  # see _load
-    directions,  # in   (n_features, n_hashes) float64
-    scales,  # in   (>= n_features,) float64
-    coefficients,  # in   (>= n_blocks + BLOCKS - 1, n_chunks * ORDER) float32, n_chunks a multiple of CHUNKS
-    error,  # float32: largest error of a projection of a scaled row of norm 1
-    multipliers,  # in   (1, n_hashes) uint64
-    shifts,  # in   (n_repetitions,) uint64
-    n_buckets,
-    rehashed,
-    first,  # the repetitions wanted: first <= repetition < last
-    last,
-    codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
-):
-    per_repetition = directions.shape[1] // shifts.size
-    n_floats = coefficients.shape[1] * ROWS
-    n_tiles = max(min(LOADED_FLOATS // n_floats, TILES), 1)
-    features = _aligned(np.empty(n_tiles * n_floats + PADDING, np.float32))
-    norms = _aligned(np.empty(n_tiles * ROWS + PADDING, np.float32))
-    in_float64 = np.empty(n_tiles * ROWS, np.bool_)
-    sums = _aligned(np.empty(BLOCKS * ORDER * ROWS + PADDING, np.float32))
-    words = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint32))
-    joined = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint64))
-    last_stack, step = -(-last // ORDER), _stacks_at_a_time(per_repetition)
-    for begin_of_tiles in range(begin, end, n_tiles * ROWS):
-        end_of_tiles = min(begin_of_tiles + n_tiles * ROWS, end)
-        for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):
-            _load(
-                rows[start : min(start + ROWS, end)],
-                scales,
-                largest_norm,
-                features[t * n_floats : (t + 1) * n_floats],
-                norms[t * ROWS : (t + 1) * ROWS],
-                in_float64[t * ROWS : (t + 1) * ROWS],
-            )
-        for stack in range(first // ORDER, last_stack, step):
-            for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):
-                _hash_signs(
-                    rows[start : min(start + ROWS, end)],
-                    features[t * n_floats : (t + 1) * n_floats],
-                    norms[t * ROWS : (t + 1) * ROWS],
-                    stack,
-                    min(stack + step, last_stack),
-                    directions,
-                    coefficients,
-                    error,
-                    multipliers,
-                    shifts,
-                    n_buckets,
-                    rehashed,
-                    first,
-                    last,
-                    start,
-                    sums,
-                    words,
-                    joined,
-                    codes,
-                )
-        for i in range(begin_of_tiles, end_of_tiles):
-            if in_float64[i - begin_of_tiles]:
-                for repetition in range(first, last):
-                    h, shift = repetition * per_repetition, shifts[repetition]
-                    code = exact_sign_code(rows[i], directions, multipliers, shift, h, h + per_repetition)
-                    codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def _add_floors(
     v,  # in   (ORDER * ROWS,) float32: the sums of a block
     offsets,  # in   (ORDER,) float32
@@ -374,14 +240,10 @@ def _add_floors(
     error,  # float32: largest error of a projection of a row of norm 1
     joined,  # out  (ORDER * ROWS,) uint64
 ):  # the number of rows with a projection within the error of an edge
-    o0, o1, o2, o3, o4, o5, o6, o7 = (
-        *(offsets[0], offsets[1], offsets[2], offsets[3]),
-        *(offsets[4], offsets[5], offsets[6], offsets[7]),
-    )
-    m0, m1, m2, m3, m4, m5, m6, m7 = (
-        *(multipliers[0], multipliers[1], multipliers[2], multipliers[3]),
-        *(multipliers[4], multipliers[5], multipliers[6], multipliers[7]),
-    )
+    o0, o1, o2, o3 = offsets[0], offsets[1], offsets[2], offsets[3]
+    o4, o5, o6, o7 = offsets[4], offsets[5], offsets[6], offsets[7]
+    m0, m1, m2, m3 = multipliers[0], multipliers[1], multipliers[2], multipliers[3]
+    m4, m5, m6, m7 = multipliers[4], multipliers[5], multipliers[6], multipliers[7]
     n_within = 0
     for i in range(_ROWS):
         z0, z1, z2, z3, z4, z5, z6, z7 = _transform(
@@ -408,33 +270,20 @@ def _add_floors(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _mend_floors(
-    v,
-    rows,
-    directions,
-    exact_offsets,
-    offsets,
-    multipliers,
-    first_hash,
-    step,
-    n_hashes,
-    norms,
-    error,
-    joined,
-):
+def _mend_floors(v, rows, directions, offsets, multipliers, first_hash, step, n_hashes, norms, error, joined):
     # Cells of projections within the error of an edge, again, in float64. Hashes: first_hash + o * step.
     for i in range(rows.shape[0]):
         z = _projections(v, i)
         for o in range(n_hashes):
-            cell, margin = _floor(z[o] + offsets[o])
+            h = first_hash + o * step
+            cell, margin = _floor(z[o] + np.float32(offsets[h]))
             if not margin > norms[i] * error + OFFSET_ERROR:
-                h = first_hash + o * step
-                exact = exact_projection(rows[i], 1.0, directions, h) + exact_offsets[h]
-                joined[o * ROWS + i] += (np.uint64(np.int64(math.floor(exact))) - cell) * multipliers[o]
+                exact = math.floor(exact_projection(rows[i], 1.0, directions, h) + offsets[h])
+                joined[o * ROWS + i] += (np.uint64(np.int64(exact)) - cell) * multipliers[0, h]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _hash_floors(
+def _hash_tile(
     rows,  # in   (n_rows, n_features): up to ROWS rows
     features,  # in   see _load
     norms,  # in   see _load
@@ -443,6 +292,7 @@ def _hash_floors(
     directions,
     coefficients,
     offsets,
+    signs,
     error,
     multipliers,
     shifts,
@@ -452,60 +302,65 @@ def _hash_floors(
     last,
     start,  # the place of the first row in codes
     sums,  # scratch (BLOCKS * ORDER * ROWS,) float32
+    words,  # scratch (ORDER * ROWS,) uint32
     joined,  # scratch (ORDER * ROWS,) uint64
     own_offsets,  # scratch (ORDER,) float32
     own_multipliers,  # scratch (ORDER,) uint64
     codes,  # out
 ):
-    per_repetition = directions.shape[1] // shifts.size
-    first_block, last_block = first_stack * per_repetition, last_stack * per_repetition
-    for b in range(first_block, last_block):
-        lane = (b - first_block) % BLOCKS
+    step = directions.shape[1] // shifts.size  # hashes of a repetition, and blocks of a stack
+    for b in range(first_stack * step, last_stack * step):
+        lane = (b - first_stack * step) % BLOCKS
         if lane == 0:
             for chunk in range(0, coefficients.shape[1] // ORDER, CHUNKS):
                 _fold(features, chunk, coefficients, b, sums)
         v = sums[lane * ORDER * ROWS : (lane + 1) * ORDER * ROWS]
-        stack, k = b // per_repetition, b % per_repetition
+        stack, k = b // step, b % step
         n_hashes = min(ORDER, shifts.size - stack * ORDER)
-        first_hash = stack * ORDER * per_repetition + k
-        for o in range(n_hashes):
-            own_offsets[o] = offsets[first_hash + o * per_repetition]
-            own_multipliers[o] = multipliers[0, first_hash + o * per_repetition]
-            if k == 0:
+        h = stack * ORDER * step + k  # and h + step, h + 2 step, ...: the hashes of this block
+        if k == 0 and rehashed:
+            for o in range(n_hashes):
                 joined[o * ROWS : (o + 1) * ROWS] = shifts[stack * ORDER + o]
-        if _add_floors(v, own_offsets, own_multipliers, norms, error, joined) > 0:
-            _mend_floors(
-                v,
-                rows,
-                directions,
-                offsets,
-                own_offsets,
-                own_multipliers,
-                first_hash,
-                per_repetition,
-                n_hashes,
-                norms,
-                error,
-                joined,
-            )
-        if k < per_repetition - 1:
+        if signs:
+            place = k % WORD
+            if place == 0:
+                words[:] = 0
+            bit = np.uint32(1) << np.uint32(place)
+            if _pack_signs(v, bit, norms, error, words) > 0:
+                _mend_signs(v, rows, directions, h, step, n_hashes, bit, norms, error, words)
+            if rehashed and (place == WORD - 1 or k == step - 1):
+                _join_words(words, multipliers, h - place, step, place + 1, n_hashes, joined)
+        else:
+            for o in range(n_hashes):
+                own_offsets[o] = offsets[h + o * step]
+                own_multipliers[o] = multipliers[0, h + o * step]
+            if _add_floors(v, own_offsets, own_multipliers, norms, error, joined) > 0:
+                _mend_floors(
+                    v, rows, directions, offsets, multipliers, h, step, n_hashes, norms, error, joined
+                )
+        if k < step - 1:
             continue
         for repetition in range(max(first, stack * ORDER), min(last, stack * ORDER + n_hashes)):
             offset = (repetition - stack * ORDER) * ROWS
             part = codes[repetition - first, start : start + rows.shape[0]]
-            to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
+            if rehashed:
+                to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
+            else:
+                for i in range(part.size):
+                    part[i] = words[offset + i]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def structured_floor_codes(
+def structured_codes(
     rows,  # in   (n_rows, n_features) float32 or float64
     begin,  # the rows wanted: begin <= row < end
     end,
-    largest_norm,  # see _load
+    largest_norm,  # see _load; cells of smaller rows fit 64 bits
     directions,  # in   (n_features, n_hashes) float64
     scales,  # in   (>= n_features,) float64
     coefficients,  # in   (>= n_blocks + BLOCKS - 1, n_chunks * ORDER) float32, n_chunks a multiple of CHUNKS
-    offsets,  # in   (n_hashes,) float64, in [0, 1)
+    offsets,  # in   (n_hashes,) float64, in [0, 1); not read if signs are wanted
+    signs,  # whether cells are signs, else floors, which are always rehashed
     error,  # float32: largest error of a projection of a scaled row of norm 1
     multipliers,  # in   (1, n_hashes) uint64
     shifts,  # in   (n_repetitions,) uint64
@@ -522,9 +377,11 @@ def structured_floor_codes(
     norms = _aligned(np.empty(n_tiles * ROWS + PADDING, np.float32))
     in_float64 = np.empty(n_tiles * ROWS, np.bool_)
     sums = _aligned(np.empty(BLOCKS * ORDER * ROWS + PADDING, np.float32))
+    words = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint32))
     joined = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint64))
     own_offsets, own_multipliers = np.zeros(ORDER, np.float32), np.zeros(ORDER, np.uint64)
-    last_stack, step = -(-last // ORDER), _stacks_at_a_time(per_repetition)
+    last_stack = -(-last // ORDER)
+    step = BLOCKS // math.gcd(BLOCKS, per_repetition)  # so many stacks that their blocks fill whole folds
     for begin_of_tiles in range(begin, end, n_tiles * ROWS):
         end_of_tiles = min(begin_of_tiles + n_tiles * ROWS, end)
         for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):
@@ -538,7 +395,7 @@ def structured_floor_codes(
             )
         for stack in range(first // ORDER, last_stack, step):
             for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):
-                _hash_floors(
+                _hash_tile(
                     rows[start : min(start + ROWS, end)],
                     features[t * n_floats : (t + 1) * n_floats],
                     norms[t * ROWS : (t + 1) * ROWS],
@@ -547,6 +404,7 @@ def structured_floor_codes(
                     directions,
                     coefficients,
                     offsets,
+                    signs,
                     error,
                     multipliers,
                     shifts,
@@ -556,6 +414,7 @@ def structured_floor_codes(
                     last,
                     start,
                     sums,
+                    words,
                     joined,
                     own_offsets,
                     own_multipliers,
@@ -565,7 +424,10 @@ def structured_floor_codes(
             if in_float64[i - begin_of_tiles]:
                 for repetition in range(first, last):
                     h, shift = repetition * per_repetition, shifts[repetition]
-                    code = exact_floor_code(
-                        rows[i], directions, offsets, multipliers, shift, h, h + per_repetition
-                    )
+                    if signs:
+                        code = exact_sign_code(rows[i], directions, multipliers, shift, h, h + per_repetition)
+                    else:
+                        code = exact_floor_code(
+                            rows[i], directions, offsets, multipliers, shift, h, h + per_repetition
+                        )
                     codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)
