@@ -26,8 +26,8 @@ from nwsketch.backends.numba_kernels.tables import (
 )
 from nwsketch.backends.threads import run_ranges
 
-#: A block of rows holds about this many codes, or values of X, at a time, but no more rows than that. Larger
-#: arrays of codes would be mapped anew for every block, which costs as much as a sixth of the time.
+#: A block of rows holds about this many codes, or values of X that must be copied, but no more rows than
+#: that. All blocks of a call share the memory of their codes, which would be mapped anew for each otherwise.
 BLOCK_SIZE, BLOCK_ROWS = 2**23, 2**17
 #: Work (codes) below which a second thread costs more than it saves.
 SERIAL_SIZE = 2**13
@@ -107,12 +107,13 @@ class NumbaBackend:
         sums = np.zeros((X.shape[0], n_groups, n_channels))
         squares = np.zeros((X.shape[0], n_groups if self._plan.rehashed else 0))
         n_repetitions = self._plan.n_repetitions
+        scratch = self._scratch(X)
 
         for block in self._blocks(X):
 
             def read(first: int, last: int, start: int = block.start) -> None:
                 rows = slice(start + first, start + last)
-                codes = np.empty((n_repetitions, last - first), dtype=self._hasher.code_type)
+                codes = scratch[first * n_repetitions : last * n_repetitions].reshape(n_repetitions, -1)
                 self._hasher.hash(self._hasher.prepare(X[rows]), 0, last - first, 0, n_repetitions, codes)
                 if own is None:
                     look_up(codes, state.tables, state.unit, sums[rows], squares[rows])
@@ -149,7 +150,8 @@ class NumbaBackend:
     # -- blocks and threads -------------------------------------------------------------------
 
     def _block_rows(self, X: Any) -> int:
-        widest = max(self._plan.n_repetitions, 1 if issparse(X) else X.shape[1])
+        as_they_are = issparse(X) or (X.flags.c_contiguous and self._plan.form != "minhash")
+        widest = max(self._plan.n_repetitions, 1 if as_they_are else X.shape[1])  # other rows are copied
         return min(max(BLOCK_SIZE // widest, 64), BLOCK_ROWS)
 
     def _blocks(self, X: Any) -> Iterator[slice]:
@@ -162,9 +164,16 @@ class NumbaBackend:
         small = n_rows * self._plan.n_repetitions < SERIAL_SIZE
         run_ranges(task, n_items, 1 if small else n_threads)
 
-    def _block_codes(self, X: Any, n_threads: int) -> Codes:
+    def _scratch(self, X: Any) -> Codes:
+        """Return memory for the codes of any block of X."""
+        n_rows = min(self._block_rows(X), X.shape[0])
+        return np.empty(self._plan.n_repetitions * n_rows, dtype=self._hasher.code_type)
+
+    def _block_codes(self, X: Any, n_threads: int, scratch: Codes | None = None) -> Codes:
+        """Hash a block of rows, into ``scratch`` if that is given."""
         rows, n_repetitions = self._hasher.prepare(X), self._plan.n_repetitions
-        codes = np.empty((n_repetitions, X.shape[0]), dtype=self._hasher.code_type)
+        scratch = self._scratch(X) if scratch is None else scratch
+        codes = scratch[: n_repetitions * X.shape[0]].reshape(n_repetitions, X.shape[0])
         self._run(
             lambda begin, end: self._hasher.hash(rows, begin, end, 0, n_repetitions, codes),
             X.shape[0],
@@ -184,8 +193,9 @@ class NumbaBackend:
         progress: Progress | None,
     ) -> None:
         """Add rows (``sign`` 1) to a state that nobody else sees, or take them away (-1)."""
+        scratch = self._scratch(X)
         for rows in self._blocks(X):
-            codes = self._block_codes(X[rows], n_threads)
+            codes = self._block_codes(X[rows], n_threads, scratch)
             values = _values(y[rows], None if weights is None else weights[rows], sign)
 
             def learn(first: int, last: int, codes: Codes = codes, values: Array = values) -> None:

@@ -18,8 +18,8 @@ from numba import njit
 
 from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
 
-#: Rows handled at a time: products stay in the first-level cache, features (so many floats) in the second.
-TILE, TILE_FLOATS = 256, 2**15
+#: Rows handled at a time: their products stay in the first-level cache, their features mostly in the second.
+TILE = 256
 #: Directions multiplied at a time, or more if a repetition has more.
 GROUP = 16
 #: Rows of a smaller norm are left to float64: their float32 products might underflow.
@@ -189,8 +189,7 @@ def projection_codes(
 ):
     per_repetition = directions.shape[1] // shifts.size
     together = max(GROUP // per_repetition, 1)  # repetitions whose products are made at a time
-    widest = max(TILE_FLOATS // rounded_directions.shape[0] // 16 * 16, 32)
-    width = max(min(TILE, widest, end - begin), 1)
+    width = max(min(TILE, end - begin), 1)
     # Always used at full width: a slice of columns would not be contiguous, and loops not vectorised.
     features, norms = np.zeros((rounded_directions.shape[0], width), np.float32), np.empty(width, np.float32)
     products, margins = (
