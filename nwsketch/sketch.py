@@ -11,10 +11,12 @@ Nadaraya-Watson regression. (Daghaghi, Coleman, Geordie & Shrivastava, arXiv:231
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from dataclasses import replace
 from threading import Lock
 from typing import Any, Literal
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -51,6 +53,22 @@ N_GROUPS = 8
 GROUPS_OF_ERRORS, SUMS_OF_ERRORS = 32, 2**20
 #: Rows times repetitions that no second thread is worth starting for: how many there may be is not asked.
 FEW_CODES = 2**12
+
+#: The sketches of this process, whose locks a forked child makes anew.
+_sketches: WeakSet[NadarayaWatsonSketch] = WeakSet()
+
+
+def _start_child() -> None:
+    """Make the locks anew: threads that held them in the parent are not there to release them.
+
+    A small batch that such a thread was adding at that very moment may be in the child's tables in part.
+    """
+    for sketch in _sketches:
+        sketch._lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_child)
 
 
 class NadarayaWatsonSketch:
@@ -153,9 +171,8 @@ class NadarayaWatsonSketch:
         check_table_size((self.n_repetitions, self.n_buckets, self.n_outputs + 1), MAX_TABLE_BYTES)
         self.correction: Correction | None = None
         self.answer_by(aggregation, n_groups, empty)
-        self._backend = get_backend(backend, device, self.plan)
+        self._start()
         self._state = self._backend.empty_state(self.n_outputs)
-        self._lock = Lock()
 
     # -- what has been learnt -----------------------------------------------------------------
 
@@ -610,6 +627,12 @@ class NadarayaWatsonSketch:
 
     # -- within -------------------------------------------------------------------------------
 
+    def _start(self) -> None:
+        """Make what is not kept when the sketch is pickled: the backend and the lock."""
+        self._backend = get_backend(self.backend, self.device, self.plan)
+        self._lock = Lock()
+        _sketches.add(self)
+
     def _regress(self, X: Any, own: Array | None, totals: Array, empty: Any = None) -> Array:
         rules = self._rules if empty is None else replace(self._rules, empty=empty)
         sums, squares = self._backend.sums(self._state, X, rules.groups, own, self._threads(X.shape[0]))
@@ -656,8 +679,7 @@ class NadarayaWatsonSketch:
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         """Restore, and make the backend and the lock anew."""
         self.__dict__.update(attributes)
-        self._backend = get_backend(self.backend, self.device, self.plan)
-        self._lock = Lock()
+        self._start()
 
     def __copy__(self) -> NadarayaWatsonSketch:
         """Copy the tables too: rows are added to them in place."""

@@ -1,12 +1,16 @@
-"""Rows that suit every kernel, and everything that an estimator has learnt, for several test modules."""
+"""Rows that suit every kernel, hashes, and everything that an estimator has learnt, for several modules."""
 
 import numpy as np
 
-from nwsketch.hashing import get_family, registered_families
+from nwsketch.backends import BACKENDS
+from nwsketch.hashing import HashPlan, get_family, registered_families
 
 KERNELS = registered_families()
 WITH_BANDWIDTH = tuple(name for name in KERNELS if get_family(name).takes_bandwidth)
 WITHOUT_BANDWIDTH = tuple(name for name in KERNELS if not get_family(name).takes_bandwidth)
+
+#: Features of a plan that is not told how many.
+N_FEATURES = 5
 
 #: Parameters of an estimator that is small, and whose buckets rows still meet in.
 SMALL = {"n_repetitions": 16, "n_buckets": 64, "random_state": 0}
@@ -35,3 +39,23 @@ def learnt(estimator):
 def held(sketch):
     """Return all that a sketch holds, bit by bit: tables, totals and hashes."""
     return (*(array.tobytes() for array in sketch._state), sketch.plan.fingerprint())
+
+
+def make_plan(
+    kernel, n_features=N_FEATURES, *, n_repetitions=20, n_hashes=1, n_buckets=64, bandwidth=1.0, seed=0
+):
+    """Return hashes of these parameters."""
+    return HashPlan(
+        get_family(kernel),
+        n_features=n_features,
+        n_repetitions=n_repetitions,
+        hashes_per_repetition=n_hashes,
+        n_buckets=n_buckets,
+        bandwidth=np.broadcast_to(np.float64(bandwidth), n_features),
+        seed=seed,
+    )
+
+
+def compiled_codes(plan, X, n_threads=1, backend="numba"):
+    """Return the codes that a backend computes."""
+    return BACKENDS[backend](plan).codes(X, n_threads)

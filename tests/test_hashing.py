@@ -5,16 +5,15 @@ Everything here runs over the registry, so that a new family is tested as soon a
 
 import numpy as np
 import pytest
-from helpers import KERNELS, WITH_BANDWIDTH, WITHOUT_BANDWIDTH
+from helpers import KERNELS, N_FEATURES, WITH_BANDWIDTH, WITHOUT_BANDWIDTH, compiled_codes, make_plan
 from scipy.sparse import csr_array
 from sklearn.metrics.pairwise import laplacian_kernel
 
 from nwsketch import NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
-from nwsketch.backends import BACKENDS, numba_backend
+from nwsketch.backends import numba_backend
 from nwsketch.hashing import (
     HashFamily,
     HashParameters,
-    HashPlan,
     base,
     get_family,
     register,
@@ -22,31 +21,12 @@ from nwsketch.hashing import (
 )
 from nwsketch.hashing.projections import sequential_projections
 
-N_FEATURES = 5
 LAYOUTS = {
     "C": lambda X: np.ascontiguousarray(X),
     "Fortran": lambda X: np.asfortranarray(X),
     "reversed": lambda X: X[::-1].copy()[::-1],
     "CSR": lambda X: csr_array(X),
 }
-
-
-def make_plan(
-    kernel, n_features=N_FEATURES, *, n_repetitions=20, n_hashes=1, n_buckets=64, bandwidth=1.0, seed=0
-):
-    return HashPlan(
-        get_family(kernel),
-        n_features=n_features,
-        n_repetitions=n_repetitions,
-        hashes_per_repetition=n_hashes,
-        n_buckets=n_buckets,
-        bandwidth=np.broadcast_to(np.float64(bandwidth), n_features),
-        seed=seed,
-    )
-
-
-def compiled_codes(plan, X, n_threads=1, backend="numba"):
-    return BACKENDS[backend](plan).codes(X, n_threads)
 
 
 class Lattice(HashFamily):
@@ -164,6 +144,22 @@ def test_compiled_codes_equal_the_reference_for_every_shape(kernel, n_features, 
     for layout in ("C", "CSR"):
         for n_threads in (1, 3):
             np.testing.assert_array_equal(compiled_codes(plan, LAYOUTS[layout](X), n_threads), codes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kernel", "n_features"),
+    [(kernel, N_FEATURES) for kernel in KERNELS] + [("angular", 18), ("l2", 18)],  # these have factors
+)
+def test_ten_million_codes_equal_the_reference(kernel, n_features):
+    plan = make_plan(kernel, n_features, n_repetitions=1000, n_buckets=2**14, bandwidth=n_features / 2)
+    X = np.random.default_rng(13).normal(size=(10_000, n_features))
+    if kernel == "jaccard":
+        X[np.abs(X) < 0.5] = 0.0
+    codes = compiled_codes(plan, X, n_threads=2)
+    for start in range(0, len(X), 200):
+        rows = slice(start, start + 200)
+        np.testing.assert_array_equal(codes[:, rows], plan.codes(X[rows]))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

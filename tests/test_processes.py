@@ -10,18 +10,19 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 
 import numba
 import numpy as np
 import pytest
-from helpers import SMALL, make_rows
+from helpers import SMALL, held, make_rows
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from threadpoolctl import threadpool_info
 
-from nwsketch import NadarayaWatsonRegressor, NadarayaWatsonSketchRegressor
+from nwsketch import NadarayaWatsonRegressor, NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
 from nwsketch.backends import threads
 from nwsketch.backends.threads import run_ranges, single_threaded_blas
 
@@ -213,6 +214,34 @@ def test_a_fork_amid_ranges_leaves_the_child_a_pool_and_no_limit(moment, expecte
     assert answers == {name: expected[name] for name in QUICK}
     assert limits == before
     assert blas_threads() == before
+
+
+def learn_more(sketch):
+    """Return what a sketch holds after a row more, and what a copy of it does, both by this process."""
+    return [held(each.update(np.ones((1, 2)), [1.0])) for each in (copy(sketch), sketch)]
+
+
+@needs_fork
+@pytest.mark.parametrize("restore", [lambda sketch: sketch, copy], ids=["made here", "restored"])
+def test_a_child_learns_by_a_sketch_that_another_thread_was_teaching(restore):
+    sketch = restore(NadarayaWatsonSketch(2, **SMALL))
+    entered, leaving = threading.Event(), threading.Event()
+
+    def pause(n_rows):  # called while rows are added
+        entered.set()
+        assert leaving.wait(TIMEOUT)
+
+    with ThreadPoolExecutor(1) as workers:
+        future = workers.submit(sketch.update, np.zeros((1000, 2)), np.zeros(1000), progress=pause)
+        assert entered.wait(TIMEOUT)
+        try:
+            learnt_by_child = in_child("fork", learn_more, sketch)
+        finally:
+            leaving.set()
+        future.result(TIMEOUT)
+    # The child has none of the batch, which had only come to a copy of the tables.
+    assert learnt_by_child == learn_more(NadarayaWatsonSketch(2, **SMALL))
+    assert sketch.n_samples_seen == 1000
 
 
 # -- joblib and scikit-learn ----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from nwsketch.hashing.base import HashFamily, HashParameters, register
-from nwsketch.hashing.projections import gaussian_directions, sequential_projections
+from nwsketch.hashing.projections import ORDER, gaussian_directions, sequential_projections
 
 
 class _PStableProjection(HashFamily):
@@ -42,9 +42,10 @@ class _PStableProjection(HashFamily):
         with np.errstate(over="ignore"):
             directions = arrays["directions"] / bandwidth[:, np.newaxis]
             if "scales" in arrays:
-                widths = np.ones(len(arrays["scales"]))
+                widths = np.ones(-(-n_features // ORDER) * ORDER)
                 widths[:n_features] = bandwidth
-                arrays["scales"] = np.clip(arrays["scales"] / widths, -1e300, 1e300)
+                copies = arrays["scales"].reshape(-1, len(widths)) / widths
+                arrays["scales"] = np.clip(copies.ravel(), -1e300, 1e300)
         arrays["directions"] = np.clip(directions, -1e300, 1e300)  # finite, however narrow the bandwidth
         arrays["offsets"] = rng.random(n_repetitions * hashes_per_repetition)
         return HashParameters("floor_projection", arrays)

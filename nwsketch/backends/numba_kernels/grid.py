@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
+from nwsketch.backends.numba_kernels.join import SPARSE_ROWS, to_buckets, to_buckets_of_tile
 
 #: Rows handled at a time: their partial codes, and their features if there are few, stay in the first cache.
 ROWS = 256
@@ -74,6 +74,12 @@ def grid_codes(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _add_cells_of_feature(x, scales, offsets, multipliers, joined):
+    for h in range(joined.size):
+        joined[h] += _term(x, scales[h], offsets[h], multipliers[h])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def sparse_grid_codes(
     data,  # in   (n_non_zeros,) float64: CSR rows
     indices,  # in   (n_non_zeros,)
@@ -93,15 +99,23 @@ def sparse_grid_codes(
     per_repetition = scales.shape[1] // shifts.size
     first_hash, last_hash = first * per_repetition, last * per_repetition
     joined = np.empty(last_hash - first_hash, np.uint64)
-    for i in range(begin, end):
-        joined[:] = 0
-        for position in range(indptr[i], indptr[i + 1]):
-            j, x = indices[position], data[position]
-            for h in range(first_hash, last_hash):
-                cell = np.uint64(np.int64(math.floor(x * scales[j, h] + offsets[j, h])))
-                joined[h - first_hash] += cell * multipliers[j, h]
-        for repetition in range(first, last):
-            code = shifts[repetition]
-            for k in range(per_repetition):
-                code += joined[(repetition - first) * per_repetition + k]
-            codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)
+    tile = np.empty((last - first, min(SPARSE_ROWS, end - begin)), np.uint64)
+    for start in range(begin, end, SPARSE_ROWS):
+        size = min(SPARSE_ROWS, end - start)
+        for i in range(size):
+            joined[:] = 0
+            for position in range(indptr[start + i], indptr[start + i + 1]):
+                j = indices[position]
+                _add_cells_of_feature(
+                    data[position],
+                    scales[j, first_hash:last_hash],
+                    offsets[j, first_hash:last_hash],
+                    multipliers[j, first_hash:last_hash],
+                    joined,
+                )
+            for repetition in range(last - first):
+                code = shifts[first + repetition]
+                for k in range(repetition * per_repetition, (repetition + 1) * per_repetition):
+                    code += joined[k]
+                tile[repetition, i] = code
+        to_buckets_of_tile(tile, start, size, n_buckets, rehashed, codes)

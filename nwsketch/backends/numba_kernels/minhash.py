@@ -6,7 +6,7 @@ Work per non-zero and hash: one 64-bit mixing function (two multiplies), vectori
 import numpy as np
 from numba import njit
 
-from nwsketch.backends.numba_kernels.join import to_bucket
+from nwsketch.backends.numba_kernels.join import SPARSE_ROWS, to_buckets_of_tile
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -45,16 +45,20 @@ def minhash_codes(
     first_hash, last_hash = first * per_repetition, last * per_repetition
     ranks = np.empty(last_hash - first_hash, np.uint64)
     cells = np.empty(last_hash - first_hash, np.uint64)
-    for i in range(begin, end):
-        ranks[:] = np.uint64(0xFFFFFFFFFFFFFFFF)
-        cells[:] = 0
-        for position in range(indptr[i], indptr[i + 1]):
-            if data[position] == 0:
-                continue
-            cell = np.uint64(indices[position]) + np.uint64(1)
-            _add_column(mix(cell), cell, seeds[first_hash:last_hash], ranks, cells)
-        for repetition in range(first, last):
-            code = shifts[repetition]
-            for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
-                code += cells[h - first_hash] * multipliers[0, h]
-            codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)
+    tile = np.empty((last - first, min(SPARSE_ROWS, end - begin)), np.uint64)
+    for start in range(begin, end, SPARSE_ROWS):
+        size = min(SPARSE_ROWS, end - start)
+        for i in range(size):
+            ranks[:] = np.uint64(0xFFFFFFFFFFFFFFFF)
+            cells[:] = 0
+            for position in range(indptr[start + i], indptr[start + i + 1]):
+                if data[position] == 0:
+                    continue
+                cell = np.uint64(indices[position]) + np.uint64(1)
+                _add_column(mix(cell), cell, seeds[first_hash:last_hash], ranks, cells)
+            for repetition in range(first, last):
+                code = shifts[repetition]
+                for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
+                    code += cells[h - first_hash] * multipliers[0, h]
+                tile[repetition - first, i] = code
+        to_buckets_of_tile(tile, start, size, n_buckets, rehashed, codes)

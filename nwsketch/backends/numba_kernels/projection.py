@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import njit
 
-from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
+from nwsketch.backends.numba_kernels.join import SPARSE_ROWS, to_buckets, to_buckets_of_tile
 
 #: Rows handled at a time: their products stay in the first-level cache, their features mostly in the second.
 TILE = 256
@@ -247,6 +247,12 @@ def projection_codes(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _add_feature(x, directions, projections):
+    for h in range(projections.size):
+        projections[h] += x * directions[h]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def sparse_projection_codes(
     data,  # in   (n_non_zeros,) float64: CSR rows, columns ascending
     indices,  # in   (n_non_zeros,)
@@ -267,19 +273,23 @@ def sparse_projection_codes(
     per_repetition = directions.shape[1] // shifts.size
     first_hash, last_hash = first * per_repetition, last * per_repetition
     projections = np.empty(last_hash - first_hash)
-    for i in range(begin, end):
-        projections[:] = 0.0
-        shrink = exact_shrink(data[indptr[i] : indptr[i + 1]]) if signs else 1.0
-        for position in range(indptr[i], indptr[i + 1]):
-            j, x = indices[position], data[position] * shrink
-            for h in range(first_hash, last_hash):
-                projections[h - first_hash] += x * directions[j, h]
-        for repetition in range(first, last):
-            code = shifts[repetition]
-            for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
-                if signs:
-                    code += multipliers[0, h] if projections[h - first_hash] >= 0 else np.uint64(0)
-                else:
-                    cell = math.floor(projections[h - first_hash] + offsets[h])
-                    code += np.uint64(np.int64(cell)) * multipliers[0, h]
-            codes[repetition - first, i] = to_bucket(code, n_buckets, rehashed)
+    tile = np.empty((last - first, min(SPARSE_ROWS, end - begin)), np.uint64)
+    for start in range(begin, end, SPARSE_ROWS):
+        size = min(SPARSE_ROWS, end - start)
+        for i in range(size):
+            projections[:] = 0.0
+            columns = range(indptr[start + i], indptr[start + i + 1])
+            shrink = exact_shrink(data[columns.start : columns.stop]) if signs else 1.0
+            for position in columns:
+                own = directions[indices[position], first_hash:last_hash]
+                _add_feature(data[position] * shrink, own, projections)
+            for repetition in range(first, last):
+                code = shifts[repetition]
+                for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
+                    if signs:
+                        code += multipliers[0, h] if projections[h - first_hash] >= 0 else np.uint64(0)
+                    else:
+                        cell = math.floor(projections[h - first_hash] + offsets[h])
+                        code += np.uint64(np.int64(cell)) * multipliers[0, h]
+                tile[repetition - first, i] = code
+        to_buckets_of_tile(tile, start, size, n_buckets, rehashed, codes)

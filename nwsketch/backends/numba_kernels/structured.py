@@ -108,18 +108,21 @@ def _load(
     in_float64,  # out  (ROWS,) bool: rows whose codes must be computed by other means
 ):
     n_rows, n_features = rows.shape
+    n_padded = -(-n_features // ORDER) * ORDER
+    n_copies = scales.size // n_padded
     features[:] = 0
     norms[:] = 0
     in_float64[:] = False
     for first in range(0, n_features, LOADED):
         for i in range(n_rows):
             for j in range(first, min(first + LOADED, n_features)):
-                features[j * ROWS + i] = np.float32(np.float64(rows[i, j]) * scales[j])
+                for k in range(j, scales.size, n_padded):
+                    features[k * ROWS + i] = np.float32(np.float64(rows[i, j]) * scales[k])
     for i in range(ROWS):
-        norm = _norm(rows[i], scales) if i < n_rows else 0.0
+        norm = math.sqrt(n_copies) * _norm(rows[i], scales) if i < n_rows else 0.0
         in_float64[i] = i < n_rows and not SMALLEST_NORM < norm < largest_norm
         if in_float64[i] or i >= n_rows:  # anything that is far from an edge will do
-            for j in range(n_features):
+            for j in range(scales.size):
                 features[j * ROWS + i] = 1
         else:
             norms[i] = np.float32(norm * 1.000001)
