@@ -149,23 +149,29 @@ class Hasher:
         With u = 2^-24, x the scaled row, g the Gaussians of a block and n chunks, rounding x costs u of its
         norm, each of the three levels of the transform u more, rounding g / sqrt(8) u, the products u, their
         sums by threes and over all chunks 2 u + n / 3 u, the levels of the last transform 3 u: all of
-        sum_j |g_j| |(H x)_j| / sqrt(8) <= ||g|| ||x||. The addition of an offset and what float64 adds to
-        the reference are less than 2 u. (Higham, "Accuracy and Stability of Numerical Algorithms", 2002,
-        chapters 3 and 24.)
+        sum_j |g_j| |(H x)_j| / sqrt(8) <= ||g|| ||x||. Rounding a length and multiplying by it costs 2 u,
+        the addition of an offset and what float64 adds to the reference less than 2 u. (Higham, "Accuracy
+        and Stability of Numerical Algorithms", 2002, chapters 3 and 24.)
         """
         gaussians, scales = self._plan.arrays["gaussians"], self._plan.arrays["scales"]
         n_blocks, n_padded = gaussians.shape
         n_chunks = -(-n_padded // (CHUNKS * ORDER)) * CHUNKS
         coefficients = np.zeros((n_blocks + BLOCKS - 1, n_chunks * ORDER), dtype=np.float32)
         coefficients[:n_blocks, :n_padded] = gaussians / np.sqrt(ORDER)
-        norm = np.sqrt((gaussians**2).sum(axis=1).max())
-        error = 1.01 * (n_chunks / CHUNKS + 13) * 2.0**-24 * norm
+        norms = np.linalg.norm(gaussians, axis=1)
+        if self._plan.form == "sign_projection":
+            lengths, norm = np.empty(0), norms.max()
+        else:
+            lengths = self._plan.arrays["lengths"]
+            by_stack = norms.reshape(-1, len(lengths) // self._plan.n_repetitions)
+            norm = (lengths * by_stack.repeat(ORDER, axis=0).ravel()[: len(lengths)]).max()
+        error = 1.01 * (n_chunks / CHUNKS + 15) * 2.0**-24 * norm
         self._errors = np.float32(error)
         # Signs stand until float32 overflows; every floor is too close to an edge long before.
         self._largest_norm = 1e35 if self._plan.form == "sign_projection" else 0.25 / error
         if np.abs(self._plan.arrays["directions"]).max() >= CLIPPED:
             self._largest_norm = 0.0
-        self._factors = (scales, coefficients)
+        self._factors = (scales, coefficients, lengths)
 
 
 def _column_norms(directions: Array) -> Array:

@@ -44,7 +44,7 @@ class Angular(HashFamily):
         """Draw Gaussian directions; the bandwidth plays no part."""
         return HashParameters(
             "sign_projection",
-            gaussian_directions(rng, n_features, n_repetitions, hashes_per_repetition),
+            gaussian_directions(rng, n_features, n_repetitions, hashes_per_repetition, own_lengths=False),
         )
 
     def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:

@@ -41,8 +41,8 @@ class HashParameters:
         - ``"cells"``: whatever :meth:`HashFamily.cells` computes.
     arrays : dict of str to ndarray
         The arrays named above (float64, or uint64 for ``seeds``). Directions may be accompanied by their
-        factors, ``"scales"`` and ``"gaussians"`` (:mod:`nwsketch.hashing.projections`), which let a backend
-        compute the same cells faster.
+        factors, ``"scales"``, ``"gaussians"`` and, for floors, ``"lengths"``
+        (:mod:`nwsketch.hashing.projections`), which let a backend compute the same cells faster.
     cells_per_hash : int
         Number of integers that one elementary hash yields.
     """

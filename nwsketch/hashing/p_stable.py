@@ -70,7 +70,7 @@ class GaussianProjection(_PStableProjection):
     def _draw_directions(
         self, rng: np.random.Generator, n_features: int, n_repetitions: int, hashes_per_repetition: int
     ) -> dict[str, NDArray[np.float64]]:
-        return gaussian_directions(rng, n_features, n_repetitions, hashes_per_repetition)
+        return gaussian_directions(rng, n_features, n_repetitions, hashes_per_repetition, own_lengths=True)
 
     def collision_probability(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return erf(1 / (t sqrt 2)) - sqrt(2 / pi) t (1 - exp(-1 / (2 t^2))); 1 at t = 0."""

@@ -12,8 +12,10 @@ NeurIPS 2016, section 4; small chunks waste no output and draw more Gaussians.)
 The eight belong to eight repetitions, and the hashes of one repetition to blocks with Gaussians of their
 own. So the hashes of a code are independent and collision probabilities are exact powers. The directions of
 repetitions that share a block are uncorrelated, not independent: whether two rows collide is correlated,
-which widens the spread of estimates, the more the fewer chunks there are. tests/test_projections.py measures
-the variance beside that of independent directions: up to 1.35 times below 48 features, 1.25 at 64.
+which widens the spread of estimates, the more the fewer chunks there are: the variance is up to 1.6 times that
+(tests/test_projections.py measures the variance beside that of independent directions). The length of
+a direction matters to floors, not to signs; all eight of a block would have the same, so that floors
+give each a length of its own: a Gaussian vector is a uniform direction times an independent length.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from scipy.linalg import hadamard
 
 #: Features in a chunk and hashes in a block.
 ORDER = 8
-#: A row is repeated as often as its chunks fit into so many, each copy with signs and Gaussians of its own:
-#: repetitions that share a block have the less in common the more chunks there are.
-FULL_CHUNKS = 6
+#: A row is repeated as often as its chunks fit into so many (a backend may multiply as many anyway), each
+#: copy with signs and Gaussians of its own: repetitions that share a block have the less in common.
+FULL_CHUNKS = 3
 HADAMARD = hadamard(ORDER, dtype=np.float64)
 
 
@@ -54,7 +56,12 @@ def sequential_projections(X: NDArray[Any], directions: NDArray[np.float64]) -> 
 
 
 def gaussian_directions(
-    rng: np.random.Generator, n_features: int, n_repetitions: int, hashes_per_repetition: int
+    rng: np.random.Generator,
+    n_features: int,
+    n_repetitions: int,
+    hashes_per_repetition: int,
+    *,
+    own_lengths: bool,
 ) -> dict[str, NDArray[np.float64]]:
     """Draw Gaussian directions, with their factors if there are so many features that these pay.
 
@@ -62,6 +69,8 @@ def gaussian_directions(
     ----------
     rng : numpy.random.Generator
     n_features, n_repetitions, hashes_per_repetition : int
+    own_lengths : bool
+        Whether the directions of a block have lengths of their own.
 
     Returns
     -------
@@ -71,6 +80,8 @@ def gaussian_directions(
         being the next multiple of :data:`ORDER` times the number of copies of a row: ``"scales"`` of shape
         (n_padded,), +1 or -1 over the root of that number, and ``"gaussians"`` of shape (n_blocks, n_padded).
         Block t K + k yields hash k of the repetitions 8 t to 8 t + 7, K being ``hashes_per_repetition``.
+        With lengths of their own, ``"lengths"`` of shape (n_repetitions * hashes_per_repetition,): what
+        the eight of a block are multiplied by.
     """
     if n_features < ORDER:
         shape = (n_features, n_repetitions * hashes_per_repetition)
@@ -88,8 +99,11 @@ def gaussian_directions(
         turned = turned.reshape(-1, n_copies, n_chunks, len(outputs), ORDER).sum(axis=1)
         by_feature = turned.transpose(1, 3, 2, 0).reshape(n_chunks * ORDER, len(outputs), -1)
         directions[:, repetitions] = by_feature[:n_features]
-    return {
-        "directions": directions.reshape(n_features, -1),
-        "scales": scales,
-        "gaussians": gaussians.reshape(len(gaussians) * hashes_per_repetition, -1),
-    }
+    factors = {"scales": scales, "gaussians": gaussians.reshape(n_stacks * hashes_per_repetition, -1)}
+    if own_lengths:
+        norms = np.linalg.norm(factors["gaussians"], axis=1).reshape(n_stacks, hashes_per_repetition)
+        wanted = np.sqrt(rng.chisquare(gaussians.size / norms.size, (n_repetitions, hashes_per_repetition)))
+        lengths = wanted / norms.repeat(ORDER, axis=0)[:n_repetitions]
+        directions *= lengths
+        factors["lengths"] = lengths.ravel()
+    return {"directions": directions.reshape(n_features, -1)} | factors

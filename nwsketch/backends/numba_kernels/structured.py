@@ -237,12 +237,15 @@ def _join_words(
 @njit(nogil=True, cache=True, error_model="numpy")
 def _add_floors(
     v,  # in   (ORDER * ROWS,) float32: the sums of a block
+    lengths,  # in   (ORDER,) float32
     offsets,  # in   (ORDER,) float32
     multipliers,  # in   (ORDER,) uint64
     norms,  # in   (ROWS,) float32
     error,  # float32: largest error of a projection of a row of norm 1
     joined,  # out  (ORDER * ROWS,) uint64
 ):  # the number of rows with a projection within the error of an edge
+    l0, l1, l2, l3 = lengths[0], lengths[1], lengths[2], lengths[3]
+    l4, l5, l6, l7 = lengths[4], lengths[5], lengths[6], lengths[7]
     o0, o1, o2, o3 = offsets[0], offsets[1], offsets[2], offsets[3]
     o4, o5, o6, o7 = offsets[4], offsets[5], offsets[6], offsets[7]
     m0, m1, m2, m3 = multipliers[0], multipliers[1], multipliers[2], multipliers[3]
@@ -252,14 +255,14 @@ def _add_floors(
         z0, z1, z2, z3, z4, z5, z6, z7 = _transform(
             v[i], v[_R1 + i], v[_R2 + i], v[_R3 + i], v[_R4 + i], v[_R5 + i], v[_R6 + i], v[_R7 + i]
         )
-        c0, b0 = _floor(z0 + o0)
-        c1, b1 = _floor(z1 + o1)
-        c2, b2 = _floor(z2 + o2)
-        c3, b3 = _floor(z3 + o3)
-        c4, b4 = _floor(z4 + o4)
-        c5, b5 = _floor(z5 + o5)
-        c6, b6 = _floor(z6 + o6)
-        c7, b7 = _floor(z7 + o7)
+        c0, b0 = _floor(z0 * l0 + o0)
+        c1, b1 = _floor(z1 * l1 + o1)
+        c2, b2 = _floor(z2 * l2 + o2)
+        c3, b3 = _floor(z3 * l3 + o3)
+        c4, b4 = _floor(z4 * l4 + o4)
+        c5, b5 = _floor(z5 * l5 + o5)
+        c6, b6 = _floor(z6 * l6 + o6)
+        c7, b7 = _floor(z7 * l7 + o7)
         n_within += 0 if _least(b0, b1, b2, b3, b4, b5, b6, b7) > norms[i] * error + OFFSET_ERROR else 1
         joined[i] += c0 * m0
         joined[_R1 + i] += c1 * m1
@@ -273,13 +276,15 @@ def _add_floors(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _mend_floors(v, rows, directions, offsets, multipliers, first_hash, step, n_hashes, norms, error, joined):
+def _mend_floors(
+    v, rows, directions, lengths, offsets, multipliers, first_hash, step, n_hashes, norms, error, joined
+):
     # Cells of projections within the error of an edge, again, in float64. Hashes: first_hash + o * step.
     for i in range(rows.shape[0]):
         z = _projections(v, i)
         for o in range(n_hashes):
             h = first_hash + o * step
-            cell, margin = _floor(z[o] + np.float32(offsets[h]))
+            cell, margin = _floor(z[o] * np.float32(lengths[h]) + np.float32(offsets[h]))
             if not margin > norms[i] * error + OFFSET_ERROR:
                 exact = math.floor(exact_projection(rows[i], 1.0, directions, h) + offsets[h])
                 joined[o * ROWS + i] += (np.uint64(np.int64(exact)) - cell) * multipliers[0, h]
@@ -294,6 +299,7 @@ def _hash_tile(
     last_stack,
     directions,
     coefficients,
+    lengths,
     offsets,
     signs,
     error,
@@ -307,6 +313,7 @@ def _hash_tile(
     sums,  # scratch (BLOCKS * ORDER * ROWS,) float32
     words,  # scratch (ORDER * ROWS,) uint32
     joined,  # scratch (ORDER * ROWS,) uint64
+    own_lengths,  # scratch (ORDER,) float32
     own_offsets,  # scratch (ORDER,) float32
     own_multipliers,  # scratch (ORDER,) uint64
     codes,  # out
@@ -335,11 +342,23 @@ def _hash_tile(
                 _join_words(words, multipliers, h - place, step, place + 1, n_hashes, joined)
         else:
             for o in range(n_hashes):
+                own_lengths[o] = lengths[h + o * step]
                 own_offsets[o] = offsets[h + o * step]
                 own_multipliers[o] = multipliers[0, h + o * step]
-            if _add_floors(v, own_offsets, own_multipliers, norms, error, joined) > 0:
+            if _add_floors(v, own_lengths, own_offsets, own_multipliers, norms, error, joined) > 0:
                 _mend_floors(
-                    v, rows, directions, offsets, multipliers, h, step, n_hashes, norms, error, joined
+                    v,
+                    rows,
+                    directions,
+                    lengths,
+                    offsets,
+                    multipliers,
+                    h,
+                    step,
+                    n_hashes,
+                    norms,
+                    error,
+                    joined,
                 )
         if k < step - 1:
             continue
@@ -362,6 +381,7 @@ def structured_codes(
     directions,  # in   (n_features, n_hashes) float64
     scales,  # in   (>= n_features,) float64
     coefficients,  # in   (>= n_blocks + BLOCKS - 1, n_chunks * ORDER) float32, n_chunks a multiple of CHUNKS
+    lengths,  # in   (n_hashes,) float64: what projections are multiplied by; not read if signs are wanted
     offsets,  # in   (n_hashes,) float64, in [0, 1); not read if signs are wanted
     signs,  # whether cells are signs, else floors, which are always rehashed
     error,  # float32: largest error of a projection of a scaled row of norm 1
@@ -382,7 +402,8 @@ def structured_codes(
     sums = _aligned(np.empty(BLOCKS * ORDER * ROWS + PADDING, np.float32))
     words = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint32))
     joined = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint64))
-    own_offsets, own_multipliers = np.zeros(ORDER, np.float32), np.zeros(ORDER, np.uint64)
+    own_lengths, own_offsets = np.zeros(ORDER, np.float32), np.zeros(ORDER, np.float32)
+    own_multipliers = np.zeros(ORDER, np.uint64)
     last_stack = -(-last // ORDER)
     step = BLOCKS // math.gcd(BLOCKS, per_repetition)  # so many stacks that their blocks fill whole folds
     for begin_of_tiles in range(begin, end, n_tiles * ROWS):
@@ -406,6 +427,7 @@ def structured_codes(
                     min(stack + step, last_stack),
                     directions,
                     coefficients,
+                    lengths,
                     offsets,
                     signs,
                     error,
@@ -419,6 +441,7 @@ def structured_codes(
                     sums,
                     words,
                     joined,
+                    own_lengths,
                     own_offsets,
                     own_multipliers,
                     codes,
