@@ -12,10 +12,11 @@ NeurIPS 2016, section 4; small chunks waste no output and draw more Gaussians.)
 The eight belong to eight repetitions, and the hashes of one repetition to blocks with Gaussians of their
 own. So the hashes of a code are independent and collision probabilities are exact powers. The directions of
 repetitions that share a block are uncorrelated, not independent: whether two rows collide is correlated,
-which widens the spread of estimates, the more the fewer chunks there are: the variance is up to 1.6 times that
-(tests/test_projections.py measures the variance beside that of independent directions). The length of
-a direction matters to floors, not to signs; all eight of a block would have the same, so that floors
-give each a length of its own: a Gaussian vector is a uniform direction times an independent length.
+which widens the spread of estimates, the more the fewer chunks there are (beside independent directions
+the variance grows by at most a third in most cases and by 1.6 for signs of rows with a single non-zero
+feature: tests/test_projections.py). The length of a direction matters to floors, not to signs; all eight of
+a block would have the same, so that floors give each a length of its own: a Gaussian vector is a uniform
+direction times an independent length.
 """
 
 from __future__ import annotations
