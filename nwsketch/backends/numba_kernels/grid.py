@@ -14,6 +14,8 @@ from nwsketch.backends.numba_kernels.join import SPARSE_ROWS, to_buckets, to_buc
 
 #: Rows handled at a time: their partial codes, and their features if there are few, stay in the first cache.
 ROWS = 256
+#: Few rows are padded to a multiple of this, as many as a vector holds.
+LANES = 8
 
 _R0, _R1, _R2, _R3 = (np.uint64(i * ROWS) for i in range(4))
 
@@ -24,17 +26,17 @@ def _term(x, scale, offset, multiplier):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_cells(x, scale, offset, multiplier, joined):
-    for i in range(_R1):
+def _add_cells(x, scale, offset, multiplier, n_rows, joined):
+    for i in range(n_rows):
         joined[i] += _term(x[i], scale, offset, multiplier)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _add_cells_of_four(x, scales, offsets, multipliers, j, h, joined):
+def _add_cells_of_four(x, scales, offsets, multipliers, j, h, n_rows, joined):
     s0, s1, s2, s3 = scales[j, h], scales[j + 1, h], scales[j + 2, h], scales[j + 3, h]
     o0, o1, o2, o3 = offsets[j, h], offsets[j + 1, h], offsets[j + 2, h], offsets[j + 3, h]
     m0, m1, m2, m3 = multipliers[j, h], multipliers[j + 1, h], multipliers[j + 2, h], multipliers[j + 3, h]
-    for i in range(_R1):
+    for i in range(n_rows):
         joined[i] += (_term(x[i], s0, o0, m0) + _term(x[_R1 + i], s1, o1, m1)) + (
             _term(x[_R2 + i], s2, o2, m2) + _term(x[_R3 + i], s3, o3, m3)
         )
@@ -60,16 +62,21 @@ def grid_codes(
     joined, features = np.empty(ROWS, np.uint64), np.zeros(n_features * ROWS)
     for start in range(begin, end, ROWS):
         size = min(ROWS, end - start)
+        n_rows = np.uint64(-(-size // LANES) * LANES)
         for i in range(size):
             for j in range(n_features):
                 features[j * ROWS + i] = rows[start + i, j]
         for repetition in range(first, last):
-            joined[:] = shifts[repetition]
+            joined[:size] = shifts[repetition]
             for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
                 for j in range(0, n_features - 3, 4):
-                    _add_cells_of_four(features[j * ROWS :], scales, offsets, multipliers, j, h, joined)
+                    _add_cells_of_four(
+                        features[j * ROWS :], scales, offsets, multipliers, j, h, n_rows, joined
+                    )
                 for j in range(n_features - n_features % 4, n_features):
-                    _add_cells(features[j * ROWS :], scales[j, h], offsets[j, h], multipliers[j, h], joined)
+                    _add_cells(
+                        features[j * ROWS :], scales[j, h], offsets[j, h], multipliers[j, h], n_rows, joined
+                    )
             to_buckets(joined[:size], n_buckets, rehashed, codes[repetition - first, start : start + size])
 
 
