@@ -170,25 +170,33 @@ def test_works_in_a_child_after_the_parent_used_the_pool(method):
 def test_a_fork_while_another_thread_holds_the_lock():
     # In a process of its own, since a fork of pytest would run pytest's own exit.
     script = """
-        import os, threading, warnings
+        import os, threading, time, warnings
         import numpy as np
         from nwsketch.backends import threads
 
         warnings.simplefilter("ignore")
         threads.run_ranges(lambda first, last: None, 4, 2)
-        with threads._lock:
-            child = os.fork()
-            if child == 0:
-                visits = np.zeros(4, dtype=int)
+        held = threading.Event()
 
-                def visit(first, last):
-                    visits[first:last] += 1
+        def hold():
+            with threads._lock:
+                held.set()
+                time.sleep(0.3)
 
-                threads.run_ranges(visit, 4, 2)
-                with threads.single_threaded_blas():
-                    pass
-                os._exit(0 if (visits == 1).all() else 1)
-            _, status = os.waitpid(child, 0)
+        threading.Thread(target=hold).start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            visits = np.zeros(4, dtype=int)
+
+            def visit(first, last):
+                visits[first:last] += 1
+
+            threads.run_ranges(visit, 4, 2)
+            with threads.single_threaded_blas():
+                pass
+            os._exit(0 if (visits == 1).all() else 1)
+        _, status = os.waitpid(child, 0)
         raise SystemExit(os.waitstatus_to_exitcode(status))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=TIMEOUT)

@@ -23,8 +23,6 @@ from nwsketch.backends.numba_kernels.structured import (
     structured_codes,
 )
 
-#: Directions that reach this were clipped (as in nwsketch.hashing.p_stable): not what their factors yield.
-CLIPPED = 1e300
 #: Rows that a family without compiled arithmetic is given at a time (dense, also if X is sparse).
 PLAIN_ROWS = 256
 
@@ -169,8 +167,6 @@ class Hasher:
         self._errors = np.float32(error)
         # Signs stand until float32 overflows; every floor is too close to an edge long before.
         self._largest_norm = 1e35 if self._plan.form == "sign_projection" else 0.25 / error
-        if np.abs(self._plan.arrays["directions"]).max() >= CLIPPED:
-            self._largest_norm = 0.0
         self._factors = (scales, coefficients, lengths)
 
 

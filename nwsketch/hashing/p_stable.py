@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from nwsketch.hashing.base import HashFamily, HashParameters, register
-from nwsketch.hashing.projections import ORDER, gaussian_directions, sequential_projections
+from nwsketch.hashing.projections import divided_scales, gaussian_directions, sequential_projections
 
 
 class _PStableProjection(HashFamily):
@@ -41,12 +41,12 @@ class _PStableProjection(HashFamily):
         arrays = self._draw_directions(rng, n_features, n_repetitions, hashes_per_repetition)
         with np.errstate(over="ignore"):
             directions = arrays["directions"] / bandwidth[:, np.newaxis]
-            if "scales" in arrays:
-                widths = np.ones(-(-n_features // ORDER) * ORDER)
-                widths[:n_features] = bandwidth
-                copies = arrays["scales"].reshape(-1, len(widths)) / widths
-                arrays["scales"] = np.clip(copies.ravel(), -1e300, 1e300)
         arrays["directions"] = np.clip(directions, -1e300, 1e300)  # finite, however narrow the bandwidth
+        if "scales" in arrays:
+            if (arrays["directions"] == directions).all():
+                arrays["scales"] = divided_scales(arrays["scales"], bandwidth)
+            else:  # clipped: not what the factors yield
+                arrays = {"directions": arrays["directions"]}
         arrays["offsets"] = rng.random(n_repetitions * hashes_per_repetition)
         return HashParameters("floor_projection", arrays)
 

@@ -108,3 +108,21 @@ def gaussian_directions(
         directions *= lengths
         factors["lengths"] = lengths.ravel()
     return {"directions": directions.reshape(n_features, -1)} | factors
+
+
+def divided_scales(scales: NDArray[np.float64], bandwidth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the scales of directions whose features are divided by bandwidths.
+
+    Parameters
+    ----------
+    scales : ndarray of shape (n_padded,)
+        See :func:`gaussian_directions`.
+    bandwidth : ndarray of shape (n_features,)
+
+    Returns
+    -------
+    ndarray of shape (n_padded,)
+    """
+    widths = np.ones(-(-len(bandwidth) // ORDER) * ORDER)
+    widths[: len(bandwidth)] = bandwidth
+    return (scales.reshape(-1, len(widths)) / widths).ravel()

@@ -11,7 +11,7 @@ right after an untimed call of its own; medians are quoted. Baselines use as man
 - KernelRidge.fit on the same rows;
 - scaling: (one thread over two) of fitting, divided by the same of the product: the bar is a least one.
 
-    python tests/benchmarks/speed.py                    # the issue's sizes, some minutes
+    python tests/benchmarks/speed.py                    # some minutes
     python tests/benchmarks/speed.py --record FILE      # writes the ratios to FILE too (JSON), by section
     python tests/benchmarks/speed.py --smoke            # small sizes, seconds
     python tests/benchmarks/speed.py --smoke --guard FILE   # fails if a ratio is over twice the recorded one
@@ -154,7 +154,7 @@ def projections(report, n_features, n_rows, bar, others):
             report.add(f"l1, fit {size} / product", other, bare, 2.0)
 
 
-def reading(report, kernel, X, model, title):
+def reading(report, X, model, title):
     """What predicting takes beyond hashing, beside a bare gather."""
     sketch = model.sketch_
     block = sketch._backend._block_codes  # as many rows as fit a block, hashed as predict hashes them
@@ -225,7 +225,7 @@ def laplacian(report, n_learn):
         fit, bare = measure(partial(model.fit, X, y), cells)
         report.add(f"laplacian, fit {n_learn:,} x 8 / {np.dtype(dtype)} cells", fit, bare, bar)
     queries = X[: min(n_learn, 2**16)]
-    reading(report, "laplacian", queries, model, f"laplacian, read {len(queries):,} x 128 / gather")
+    reading(report, queries, model, f"laplacian, read {len(queries):,} x 128 / gather")
 
 
 def default(report, n_learn):
@@ -273,7 +273,7 @@ def main():
         model = make_model("angular", 18)
         rng = np.random.default_rng(0)
         X = rng.standard_normal((2**16, 18), dtype=np.float32)
-        reading(report, "angular", X, model.fit(X, X[:, 0]), f"angular, read {len(X):,} x 100 / gather")
+        reading(report, X, model.fit(X, X[:, 0]), f"angular, read {len(X):,} x 100 / gather")
         laplacian(report, 1_000_000)
         default(report, 10_000)
         scaling(report, 400_000)

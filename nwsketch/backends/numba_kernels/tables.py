@@ -2,8 +2,8 @@
 
 Repetitions are the outer loop: one repetition's table stays in the second-level cache while a
 block of rows passes. It is streamed in first (see :func:`warm`), which is faster than fetching its
-lines one by one as rows happen to need them: 2 to 3 ns per cell instead of 7 to 9 at 32,768 buckets
-and as many rows (tests/benchmarks/kernels.py). One target is spelt out, without an inner loop over
+lines one by one as rows happen to need them: about half the time, or less, at 32,768 buckets and as many
+rows (tests/benchmarks/kernels.py). One target is spelt out, without an inner loop over
 the channels.
 
 Within a cell rows are added in row order, so tables do not depend on how rows were cut into blocks
@@ -81,25 +81,17 @@ def commit(codes, values, tables, totals):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _look_up_two(codes, others, table, other, group, sums):
+def _look_up_two(codes, others, table, other, unit, group, sums, squares):
     # One target, two repetitions: sums are read and written half as often.
+    with_squares = squares.shape[1] > 0
     for i in range(codes.size):
         total, count = table[codes[i], 0], table[codes[i], 1]
         another_total, another_count = other[others[i], 0], other[others[i], 1]
         before, count_before = sums[i, group, 0], sums[i, group, 1]
         sums[i, group, 0] = before + total + another_total
         sums[i, group, 1] = count_before + count + another_count
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _look_up_two_and_square(codes, others, table, other, unit, group, sums, squares):
-    for i in range(codes.size):
-        total, count = table[codes[i], 0], table[codes[i], 1]
-        another_total, another_count = other[others[i], 0], other[others[i], 1]
-        before, count_before = sums[i, group, 0], sums[i, group, 1]
-        sums[i, group, 0] = before + total + another_total
-        sums[i, group, 1] = count_before + count + another_count
-        squares[i, group] = squares[i, group] + (count * unit) ** 2 + (another_count * unit) ** 2
+        if with_squares:
+            squares[i, group] = squares[i, group] + (count * unit) ** 2 + (another_count * unit) ** 2
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -124,10 +116,7 @@ def look_up(
             others, other = codes[repetition], tables[repetition]
             warmth += warm(other, n_rows)
             repetition += 1
-            if squares.shape[1]:
-                _look_up_two_and_square(row_codes, others, table, other, unit, group, sums, squares)
-            else:
-                _look_up_two(row_codes, others, table, other, group, sums)
+            _look_up_two(row_codes, others, table, other, unit, group, sums, squares)
             continue
         for i in range(n_rows):
             for c in range(n_channels):
