@@ -78,7 +78,7 @@ default="scale"
     hashes_per_repetition : int, default=1
         Elementary hashes joined into one code: the kernel is raised to this power.
     n_repetitions : int, default=1024
-        Independent tables. Time and memory grow with it, the error falls as its square root.
+        Number of tables. Time and memory grow with it, the error falls as its square root.
     n_buckets : int or None, default=2048
         Width of each table; codes beyond are rehashed. None keeps every code of a kernel that has
         boundedly many.
@@ -86,7 +86,8 @@ default="scale"
         Ratio of the means over all repetitions, or the median of such ratios over ``n_groups``
         groups, whose failure probability falls exponentially in the number of groups.
     n_groups : int, default=8
-        Groups of ``"median_of_means"``; must divide ``n_repetitions``.
+        Groups of ``"median_of_means"``; must divide ``n_repetitions``. "angular" and "l2" draw eight
+        repetitions together from eight features on: groups of a multiple of eight are independent.
     empty : {"mean", "nan"} or float, default="mean"
         Prediction where no learnt row is near: the weighted mean of all targets, NaN or a number. A
         corrected fit has no such place: without rows near it tends to the mean (and trend) by itself.

@@ -1,5 +1,8 @@
 """How many repetitions and groups a wanted error takes: the bound behind ``suggest_size``.
 
+Repetitions that are drawn together (:attr:`nwsketch.hashing.HashParameters.repetitions_together`) are not
+independent; their means are, and "repetition" below stands for such a mean where there is one.
+
 Let d_r be the weight and e_r the weighted targets that repetition r holds for a query, less what
 rehashing adds on average (see :mod:`nwsketch.aggregation`); K and M their expectations, m = M / K the
 exact Nadaraya-Watson regression, eps the wanted error. A group of n repetitions answers with the ratio
@@ -168,9 +171,10 @@ def suggest_size(
             f"error={error} is out of reach: it would take more than 2**40 repetitions. Give a larger error."
         )
     n_each, n_groups, failures = found
+    together = estimator.sketch_.plan.parameters.repetitions_together
     covered = np.zeros(n_rows, dtype=np.bool_)
     covered[spread.has_mass] = spread.group_failures(n_each) <= failures
-    return SuggestedSize(n_each * n_groups, n_groups, covered, n_without)
+    return SuggestedSize(n_each * together * n_groups, n_groups, covered, n_without)
 
 
 class Spread(NamedTuple):
@@ -245,11 +249,14 @@ def _measure(sketch: Any, X: Any, n_targets: int, error: float) -> Spread:
 
 
 def _moments(sketch: Any, X: Any, n_targets: int, error: float) -> Spread:
-    state, n_repetitions = sketch._state, sketch.n_repetitions
+    state, together = sketch._state, sketch.plan.parameters.repetitions_together
     # Every repetition a group of its own: (n_rows, n_repetitions, n_channels).
-    sums, _ = sketch._backend.sums(state, X, n_repetitions, None, count_threads(sketch.n_jobs))
+    sums, _ = sketch._backend.sums(state, X, sketch.n_repetitions, None, count_threads(sketch.n_jobs))
     by_chance = state.channel_totals * (sketch.plan.rehashed / sketch.n_buckets)
     sums -= by_chance
+    n_repetitions = sketch.n_repetitions // together
+    sums = sums[:, : n_repetitions * together].reshape(len(sums), n_repetitions, together, -1)
+    each_count, sums = sums[..., -1], sums.mean(axis=2)
     counts, targets = sums[..., -1], sums[..., :n_targets]
 
     means = counts.mean(axis=1)
@@ -260,6 +267,8 @@ def _moments(sketch: Any, X: Any, n_targets: int, error: float) -> Spread:
     averages = targets.mean(axis=1) / means[has_mass, np.newaxis]
 
     counts /= mass[:, np.newaxis]
+    # The query sums the squares of single repetitions, so each counts for itself.
+    squares = ((each_count[has_mass] / mass[:, np.newaxis, np.newaxis]) ** 2).mean(axis=2) / together
     # Z_r / (eps K); the average in place of m makes its mean 0.
     targets = targets / (error * mass[:, np.newaxis, np.newaxis])
     targets -= averages[:, np.newaxis, :] / error * counts[..., np.newaxis]
@@ -276,8 +285,8 @@ def _moments(sketch: Any, X: Any, n_targets: int, error: float) -> Spread:
     about_counts = (
         counts.var(axis=1, ddof=1),
         (held**2).mean(axis=1),
-        (counts**2).mean(axis=1),
-        (counts**2).var(axis=1, ddof=1),
+        squares.mean(axis=1),
+        squares.var(axis=1, ddof=1),
         floors,
     )
     return Spread(has_mass, variances, thirds, *(threshold * moments for moments in about_counts))
@@ -326,8 +335,9 @@ def _require_suitable(estimator: Any) -> None:
             "The bound is about the plain average, and a fit with bias_correction is another one. Fit a "
             "copy with bias_correction=None."
         )
-    if sketch.n_repetitions < LEAST_PILOT:
+    least = LEAST_PILOT * sketch.plan.parameters.repetitions_together
+    if sketch.n_repetitions < least:
         raise ValueError(
             f"n_repetitions={sketch.n_repetitions} are too few to tell their spread: fit a pilot with "
-            f"at least {LEAST_PILOT}, better several hundred."
+            f"at least {least}, better several hundred."
         )

@@ -87,14 +87,15 @@ class NadarayaWatsonSketch:
     hashes_per_repetition : int, default=1
         Elementary hashes joined into one code: the kernel is raised to this power.
     n_repetitions : int, default=1024
-        Independent tables; the error falls as 1 / sqrt(n_repetitions).
+        Number of tables; the error falls as 1 / sqrt(n_repetitions).
     n_buckets : int or None, default=2048
         Width of each table. None keeps every code of a family with boundedly many.
     aggregation : {"mean", "median_of_means"}, default="mean"
         Ratio of means over all repetitions, or the median of such ratios over groups, whose
         failure probability falls exponentially in the number of groups.
     n_groups : int, default=8
-        Number of groups for ``"median_of_means"``; divides ``n_repetitions``.
+        Number of groups for ``"median_of_means"``; divides ``n_repetitions``. "angular" and "l2" draw eight
+        repetitions together from eight features on: groups of a multiple of eight are independent.
     empty : {"mean", "nan"} or float, default="mean"
         Prediction where no repetition has rows to speak of: the weighted mean of all targets,
         NaN, or a number.
@@ -580,7 +581,9 @@ class NadarayaWatsonSketch:
         """
         require_additive(self.correction, "standard_error")
         X = self._queries(X, check_input)
-        n_groups = divisor_from(self.n_repetitions, GROUPS_OF_ERRORS)
+        n_units, rest = divmod(self.n_repetitions, self.plan.parameters.repetitions_together)
+        # Groups that cut through repetitions drawn together would seem to agree more than they do.
+        n_groups = divisor_from(self.n_repetitions if rest or n_units == 1 else n_units, GROUPS_OF_ERRORS)
         step = max(SUMS_OF_ERRORS // (n_groups * (self.n_outputs + 1)), 1)
         n_threads = self._threads(X.shape[0])
         errors = np.empty((X.shape[0], self.n_outputs))

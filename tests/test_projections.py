@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.sparse import csr_array
 
+from nwsketch import NadarayaWatsonSketchRegressor, suggest_size
 from nwsketch.backends.numba_hashing import Hasher
 from nwsketch.hashing.projections import gaussian_directions
+from nwsketch.sketch import NadarayaWatsonSketch
 
 #: Kernels whose directions have factors from eight features on.
 STRUCTURED = ("angular", "l2")
@@ -411,3 +413,35 @@ def test_codes_depend_on_nothing_but_the_row(data):
         batch = np.hstack([batch, batch])[:, n_features:]
     np.testing.assert_array_equal(batch, X[order])
     np.testing.assert_array_equal(compiled_codes(plan, batch), codes[:, order])
+
+
+# -- what must know that repetitions are drawn together -------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", STRUCTURED)
+def test_the_standard_error_is_that_of_the_spread_over_seeds(kernel):
+    rng = np.random.default_rng(20)
+    X, queries = rng.normal(size=(300, 8)), rng.normal(size=(20, 8))
+    y = (X**2).sum(axis=1)
+    answers, errors = [], []
+    for seed in range(200):
+        shape = {"n_repetitions": 128, "hashes_per_repetition": 2, "random_state": seed, "n_jobs": 1}
+        sketch = NadarayaWatsonSketch(8, kernel=kernel, bandwidth=4.0, **shape).update(X, y)
+        answers.append(sketch.query(queries))
+        errors.append(sketch.standard_error(queries))
+    ratio = np.mean(np.square(errors)) / np.var(answers, axis=0, ddof=1).mean()
+    assert 0.85 < ratio < 1.2
+
+
+@pytest.mark.parametrize(("n_features", "together"), [(7, 1), (8, 8)])
+def test_suggested_groups_hold_whole_blocks(n_features, together):
+    rng = np.random.default_rng(21)
+    X = rng.normal(size=(400, n_features))
+    pilot = NadarayaWatsonSketchRegressor(kernel="l2", bandwidth=6.0, n_repetitions=512, random_state=0)
+    pilot.fit(X, X[:, 0])
+    size = suggest_size(pilot, X[:50], 0.5, 0.9)
+    per_group = size.n_repetitions // size.n_groups
+    assert per_group % together == 0
+    few = pilot.set_params(n_repetitions=32 * together - 1).fit(X, X[:, 0])
+    with pytest.raises(ValueError, match=f"at least {32 * together}, better"):
+        suggest_size(few, X[:50], 0.5, 0.9)

@@ -12,7 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwsketch.hashing.base import HashFamily, HashParameters, register
-from nwsketch.hashing.projections import gaussian_directions, sequential_projections
+from nwsketch.hashing.projections import (
+    gaussian_directions,
+    repetitions_together,
+    sequential_projections,
+)
 
 #: Rows with a value beyond this are shrunk before they are projected, which changes no sign.
 HUGE, SHRINK = 2.0**900, 2.0**-200
@@ -42,10 +46,9 @@ class Angular(HashFamily):
         bandwidth: NDArray[np.float64],
     ) -> HashParameters:
         """Draw Gaussian directions; the bandwidth plays no part."""
-        return HashParameters(
-            "sign_projection",
-            gaussian_directions(rng, n_features, n_repetitions, hashes_per_repetition, own_lengths=False),
-        )
+        arrays = gaussian_directions(rng, n_features, n_repetitions, hashes_per_repetition, own_lengths=False)
+        together = repetitions_together(arrays)
+        return HashParameters("sign_projection", arrays, repetitions_together=together)
 
     def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:
         """Return ``x @ directions[:, h] >= 0`` as 0 or 1."""

@@ -45,11 +45,15 @@ class HashParameters:
         (:mod:`nwsketch.hashing.projections`), which let a backend compute the same cells faster.
     cells_per_hash : int
         Number of integers that one elementary hash yields.
+    repetitions_together : int
+        Repetitions, from the first on, that are drawn together and so not independent of each other;
+        groups of a multiple of as many are independent.
     """
 
     form: Form
     arrays: dict[str, NDArray[Any]]
     cells_per_hash: int = 1
+    repetitions_together: int = 1
 
 
 class HashFamily(ABC):
@@ -82,7 +86,7 @@ class HashFamily(ABC):
         """Draw the parameters of ``n_repetitions * hashes_per_repetition`` elementary hashes.
 
         Those of one repetition come one after the other and are independent. Any two repetitions are
-        uncorrelated at least: where hashes are not independent the error of a sketch must be measured.
+        uncorrelated at least; ``repetitions_together`` tells which are not independent.
 
         Parameters
         ----------

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from nwsketch.hashing.base import HashFamily, HashParameters, register
-from nwsketch.hashing.projections import divided_scales, gaussian_directions, sequential_projections
+from nwsketch.hashing.projections import (
+    divided_scales,
+    gaussian_directions,
+    repetitions_together,
+    sequential_projections,
+)
 
 
 class _PStableProjection(HashFamily):
@@ -39,6 +44,7 @@ class _PStableProjection(HashFamily):
     ) -> HashParameters:
         """Draw directions (divided by the bandwidths) and uniform offsets."""
         arrays = self._draw_directions(rng, n_features, n_repetitions, hashes_per_repetition)
+        together = repetitions_together(arrays)
         with np.errstate(over="ignore"):
             directions = arrays["directions"] / bandwidth[:, np.newaxis]
         arrays["directions"] = np.clip(directions, -1e300, 1e300)  # finite, however narrow the bandwidth
@@ -48,7 +54,7 @@ class _PStableProjection(HashFamily):
             else:  # clipped: not what the factors yield
                 arrays = {"directions": arrays["directions"]}
         arrays["offsets"] = rng.random(n_repetitions * hashes_per_repetition)
-        return HashParameters("floor_projection", arrays)
+        return HashParameters("floor_projection", arrays, repetitions_together=together)
 
     def cells(self, X: NDArray[Any], parameters: HashParameters) -> NDArray[np.int64]:
         """Return ``floor(x @ directions[:, h] + offsets[h])`` for every hash h."""

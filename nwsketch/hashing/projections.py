@@ -110,6 +110,11 @@ def gaussian_directions(
     return {"directions": directions.reshape(n_features, -1)} | factors
 
 
+def repetitions_together(arrays: dict[str, NDArray[np.float64]]) -> int:
+    """Return how many repetitions share Gaussians: a block's, if the directions have factors."""
+    return ORDER if "gaussians" in arrays else 1
+
+
 def divided_scales(scales: NDArray[np.float64], bandwidth: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the scales of directions whose features are divided by bandwidths.
 
