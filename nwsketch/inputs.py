@@ -78,6 +78,31 @@ def canonical_csr(X: Any) -> Any:
     return X
 
 
+def check_codes(codes: Any, n_repetitions: int, n_buckets: int) -> None:
+    """Refuse codes that are not of tables of this shape."""
+    largest = int(codes.max(initial=0))
+    if len(codes) != n_repetitions or largest >= n_buckets:
+        raise ValueError(
+            f"These codes are of {len(codes)} repetitions and buckets up to {largest}, but the tables are "
+            f"{n_repetitions} x {n_buckets}: give what hash(X) of this sketch returned."
+        )
+
+
+def check_labels(labels: ArrayLike, n_rows: int, n_labels: int) -> NDArray[np.intp]:
+    """Return one label per row, within [0, n_labels)."""
+    array = np.asarray(labels)
+    if array.shape != (n_rows,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels has shape {array.shape} and dtype {array.dtype}: give one integer per row, ({n_rows},)."
+        )
+    if n_rows and not (array.min() >= 0 and array.max() < n_labels):
+        raise ValueError(
+            f"labels run from {array.min()} to {array.max()}, but this sketch has n_labels={n_labels}: "
+            f"number them from 0, or make the sketch with n_labels={int(array.max()) + 1}."
+        )
+    return array.astype(np.intp, copy=False)
+
+
 def check_targets(y: ArrayLike, n_rows: int, n_outputs: int) -> Array:
     """Return finite targets as (n_rows, n_outputs)."""
     targets = _as_float("y", y)

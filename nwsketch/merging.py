@@ -11,7 +11,7 @@ from nwsketch.hashing import get_family
 from nwsketch.inputs import check_bandwidth
 
 #: What must be equal, in the order in which a difference is looked for.
-SHAPE = ("n_features", "n_outputs", "hashes_per_repetition", "n_repetitions", "n_buckets")
+SHAPE = ("n_features", "n_outputs", "hashes_per_repetition", "n_repetitions", "n_buckets", "n_labels")
 
 
 def require_equal(name: str, mine: Any, theirs: Any, remedy: str) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nwsketch.aggregation import Rules, divisor_from, tolerated
-from nwsketch.backends import State, get_backend
+from nwsketch.backends import Codes, State, get_backend
 from nwsketch.backends.base import Array, Progress
 from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import weighted_deviations
@@ -31,7 +31,9 @@ from nwsketch.hashing import HashFamily, HashPlan, get_family
 from nwsketch.inputs import (
     check_bandwidth,
     check_cells,
+    check_codes,
     check_integer,
+    check_labels,
     check_rows,
     check_sums,
     check_table_size,
@@ -80,6 +82,10 @@ class NadarayaWatsonSketch:
         Width of the rows.
     n_outputs : int, default=1
         Number of targets.
+    n_labels : int, default=0
+        With 1 or more, rows carry a label below it, and rows of different labels do not count as
+        neighbours: one regression for each label, in the same tables. Rows are then given as codes
+        (see :meth:`hash`).
     kernel : str or HashFamily, default="laplacian"
         A registered hash family ("laplacian", "l2", "l1", "angular", "jaccard") or an instance.
     bandwidth : float or array-like of shape (n_features,), default=1.0
@@ -130,6 +136,7 @@ class NadarayaWatsonSketch:
         n_features: int,
         n_outputs: int = 1,
         *,
+        n_labels: int = 0,
         kernel: str | HashFamily = "laplacian",
         bandwidth: float | ArrayLike = 1.0,
         hashes_per_repetition: int = 1,
@@ -146,6 +153,7 @@ class NadarayaWatsonSketch:
         self.family = get_family(kernel)
         self.n_features = check_integer("n_features", n_features, 1)
         self.n_outputs = check_integer("n_outputs", n_outputs, 1)
+        self.n_labels = check_integer("n_labels", n_labels, 0)
         self.hashes_per_repetition = check_integer("hashes_per_repetition", hashes_per_repetition, 1)
         self.n_repetitions = check_integer("n_repetitions", n_repetitions, 1)
         if n_buckets is not None:
@@ -166,6 +174,7 @@ class NadarayaWatsonSketch:
             n_buckets=n_buckets,
             bandwidth=self.bandwidth,
             seed=self.random_state,
+            n_labels=self.n_labels,
         )
         self._harmless = harmless_magnitude(self.plan.cells_per_unit)
         self.n_buckets = self.plan.n_buckets
@@ -203,8 +212,39 @@ class NadarayaWatsonSketch:
     @property
     def nbytes(self) -> int:
         """Bytes of the tables and the hash parameters: fixed, however many rows are learnt."""
-        arrays = (*self.plan.arrays.values(), self.plan.multipliers, self.plan.shifts, *self._state)
+        plan = self.plan
+        arrays = (*plan.arrays.values(), plan.multipliers, plan.shifts, plan.offsets, *self._state)
         return sum(array.nbytes for array in arrays)
+
+    # -- hashing ------------------------------------------------------------------------------
+
+    def hash(self, X: Any, labels: ArrayLike | None = None, *, check_input: bool = True) -> Codes:
+        """Hash rows once, for several uses: all methods take the result in place of X.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features), or Codes
+            Codes of rows without labels are moved by their labels.
+        labels : array-like of shape (n_samples,), int, or None, default=None
+            Within ``[0, n_labels)``. None hashes the rows without labels.
+        check_input : bool, default=True
+            False trusts ``X`` (see :meth:`update`) and ``labels`` (intp).
+
+        Returns
+        -------
+        Codes
+            ``n_repetitions`` integers of two bytes (of four beyond 65,536 buckets) a row. Can be sliced
+            and indexed by row, and its rows replaced.
+
+        Raises
+        ------
+        ValueError
+            If the input is not as described.
+        """
+        X = self._hashable(X, check_input)
+        if labels is not None:
+            labels = check_labels(labels, X.shape[0], self.n_labels) if check_input else np.asarray(labels)
+        return Codes(self._backend.codes(X, self._threads(X.shape[0]), labels))
 
     # -- learning -----------------------------------------------------------------------------
 
@@ -224,8 +264,9 @@ class NadarayaWatsonSketch:
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Finite; kept in float32 if given so, else float64.
+        X : array-like or sparse matrix of shape (n_samples, n_features), or Codes
+            Finite; kept in float32 if given so, else float64. Here and elsewhere, what :meth:`hash`
+            returned for the rows serves as well.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Finite targets.
         sample_weight : array-like of shape (n_samples,) or None, default=None
@@ -660,16 +701,28 @@ class NadarayaWatsonSketch:
         n_targets: int | None = None,
     ) -> tuple[Any, Array, Array | None]:
         """Validate rows that are learnt, forgotten or left out."""
+        X = self._queries(X, check_input)
         if check_input:
-            X = check_rows(X, self.n_features)
             y = check_targets(y, X.shape[0], self.n_outputs if n_targets is None else n_targets)
             if sample_weight is not None:
                 sample_weight = check_weights(sample_weight, X.shape[0])
-        check_cells(X, self.plan.cells_per_unit, self._harmless)
         return X, np.asarray(y), None if sample_weight is None else np.asarray(sample_weight)
 
     def _queries(self, X: Any, check_input: bool) -> Any:
-        """Validate rows that are asked about."""
+        """Validate rows that are asked about, learnt or forgotten; of labelled ones, the codes."""
+        if self.n_labels and not isinstance(X, Codes):
+            raise ValueError(
+                f"This sketch tells rows apart by n_labels={self.n_labels} labels: give hash(X, labels) in "
+                "place of X."
+            )
+        return self._hashable(X, check_input)
+
+    def _hashable(self, X: Any, check_input: bool) -> Any:
+        """Validate rows, or their codes."""
+        if isinstance(X, Codes):
+            if check_input:
+                check_codes(X.array, self.n_repetitions, self.n_buckets)
+            return X
         if check_input:
             X = check_rows(X, self.n_features)
         check_cells(X, self.plan.cells_per_unit, self._harmless)

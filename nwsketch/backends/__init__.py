@@ -5,10 +5,10 @@ the arithmetic of its hashes and holds their arrays; arithmetic that a backend h
 is done by the plan's own :meth:`Plan.codes`.
 """
 
-from nwsketch.backends.base import Backend, Plan, State
+from nwsketch.backends.base import Backend, Codes, Plan, State
 from nwsketch.backends.numba_backend import NumbaBackend
 
-__all__ = ["BACKENDS", "Backend", "NumbaBackend", "Plan", "State", "get_backend"]
+__all__ = ["BACKENDS", "Backend", "Codes", "NumbaBackend", "Plan", "State", "get_backend"]
 
 #: Every backend by the name that ``backend=`` accepts.
 BACKENDS: dict[str, type[NumbaBackend]] = {"numba": NumbaBackend}

@@ -54,6 +54,40 @@ class State(NamedTuple):
         return self.totals[:-2]
 
 
+class Codes:
+    """Rows that are hashed already: every method of a sketch takes them in place of X.
+
+    Parameters
+    ----------
+    array : array of shape (n_repetitions, n_samples), unsigned integers
+        The bucket of every row in every repetition.
+
+    Attributes
+    ----------
+    array
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self.array.shape[1])
+
+    @property
+    def shape(self) -> tuple[int]:
+        """The number of rows, as a tuple: codes tell nothing of the features."""
+        return (len(self),)
+
+    def __getitem__(self, rows: Any) -> Codes:
+        """Return the codes of some rows: a view for a slice, else a copy."""
+        return Codes(self.array[:, rows])
+
+    def __setitem__(self, rows: Any, codes: Codes) -> None:
+        """Replace the codes of some rows."""
+        self.array[:, rows] = codes.array
+
+
 class Plan(Protocol):
     """How rows are hashed; ``nwsketch.hashing.HashPlan`` is the one implementation."""
 
@@ -61,6 +95,7 @@ class Plan(Protocol):
     n_repetitions: int
     n_buckets: int
     rehashed: bool
+    offsets: NDArray[np.uint32]
     multipliers: NDArray[np.uint64]
     shifts: NDArray[np.uint64]
 
@@ -72,18 +107,21 @@ class Plan(Protocol):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Arrays of that arithmetic."""
 
-    def codes(self, X: Any) -> NDArray[np.uint32]:
+    def codes(self, X: Any, labels: NDArray[np.intp] | None = None) -> NDArray[np.uint32]:
         """Hash rows by plain NumPy: (n_repetitions, n_samples)."""
 
 
 class Backend(Protocol):
-    """Hashes rows and keeps tables, for one plan. Input is validated by the caller."""
+    """Hashes rows and keeps tables, for one plan. X, validated by the caller, may be :class:`Codes`."""
 
     def empty_state(self, n_outputs: int) -> State:
         """Return the state of a sketch that has seen no row."""
 
-    def codes(self, X: Any, n_threads: int) -> NDArray[np.uint32]:
-        """Return the bucket of every row in every repetition: (n_repetitions, n_samples)."""
+    def codes(self, X: Any, n_threads: int, labels: NDArray[np.intp] | None = None) -> NDArray[Any]:
+        """Return the bucket of every row, moved by its label, in every repetition.
+
+        Unsigned integers, (n_repetitions, n_samples).
+        """
 
     def add(
         self, state: State, X: Any, y: Array, weights: Array | None, n_threads: int, progress: Progress | None

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from nwsketch.backends.base import Array, Plan, Progress, State
-from nwsketch.backends.numba_hashing import Codes, Hasher
+from nwsketch.backends.base import Array, Codes, Plan, Progress, State
+from nwsketch.backends.numba_hashing import CodeArray, Hasher
 from nwsketch.backends.numba_kernels.backfit import accumulate_channel, backfit
 from nwsketch.backends.numba_kernels.structured import ORDER
 from nwsketch.backends.numba_kernels.tables import (
@@ -23,6 +24,7 @@ from nwsketch.backends.numba_kernels.tables import (
     commit,
     look_up,
     look_up_others,
+    salt,
 )
 from nwsketch.backends.threads import run_ranges
 
@@ -57,10 +59,18 @@ class NumbaBackend:
         tables = np.zeros((self._plan.n_repetitions, self._plan.n_buckets, n_outputs + 1))
         return State(tables, np.zeros(n_outputs + 3))
 
-    def codes(self, X: Any, n_threads: int) -> Codes:
-        """Return the bucket of every row in every repetition: (n_repetitions, n_samples)."""
-        blocks = [self._block_codes(X[rows], n_threads) for rows in self._blocks(X)]
-        return np.hstack([np.empty((self._plan.n_repetitions, 0), dtype=np.uint32), *blocks])
+    def codes(self, X: Any, n_threads: int, labels: NDArray[np.intp] | None = None) -> CodeArray:
+        """Return the bucket of every row, moved by its label: (n_repetitions, n_samples)."""
+        rows, n_repetitions = self._hasher.prepare(X), self._plan.n_repetitions
+        codes = np.empty((n_repetitions, X.shape[0]), dtype=self._hasher.code_type)
+
+        def fill(begin: int, end: int) -> None:
+            self._hasher.hash(rows, begin, end, 0, n_repetitions, codes)
+            if labels is not None:
+                salt(labels, self._plan.offsets, self._plan.n_buckets, begin, end, codes)
+
+        self._run(fill, X.shape[0], X.shape[0], n_threads)
+        return codes
 
     def add(
         self,
@@ -150,6 +160,8 @@ class NumbaBackend:
     # -- blocks and threads -------------------------------------------------------------------
 
     def _block_rows(self, X: Any) -> int:
+        if isinstance(X, Codes):
+            return min(max(BLOCK_SIZE // self._plan.n_repetitions, 64), BLOCK_ROWS)
         as_they_are = issparse(X) or (X.flags.c_contiguous and self._plan.form != "minhash")
         widest = max(self._plan.n_repetitions, 1 if as_they_are else X.shape[1])  # other rows are copied
         return min(max(BLOCK_SIZE // widest, 64), BLOCK_ROWS)
@@ -164,12 +176,12 @@ class NumbaBackend:
         small = n_rows * self._plan.n_repetitions < SERIAL_SIZE
         run_ranges(task, n_items, 1 if small else n_threads)
 
-    def _scratch(self, X: Any) -> Codes:
+    def _scratch(self, X: Any) -> CodeArray:
         """Return memory for the codes of any block of X."""
         n_rows = min(self._block_rows(X), X.shape[0])
         return np.empty(self._plan.n_repetitions * n_rows, dtype=self._hasher.code_type)
 
-    def _block_codes(self, X: Any, n_threads: int, scratch: Codes | None = None) -> Codes:
+    def _block_codes(self, X: Any, n_threads: int, scratch: CodeArray | None = None) -> CodeArray:
         """Hash a block of rows, into ``scratch`` if that is given."""
         rows, n_repetitions = self._hasher.prepare(X), self._plan.n_repetitions
         scratch = self._scratch(X) if scratch is None else scratch
@@ -198,7 +210,7 @@ class NumbaBackend:
             codes = self._block_codes(X[rows], n_threads, scratch)
             values = _values(y[rows], None if weights is None else weights[rows], sign)
 
-            def learn(first: int, last: int, codes: Codes = codes, values: Array = values) -> None:
+            def learn(first: int, last: int, codes: CodeArray = codes, values: Array = values) -> None:
                 accumulate(codes[first:last], values, first, state.tables)
 
             self._run(learn, self._plan.n_repetitions, len(values), n_threads)
@@ -222,15 +234,15 @@ class HashedRows:
         self.n_threads = n_threads
         self._backend, self._rows, self._n_rows = backend, backend._hasher.prepare(X), X.shape[0]
         n_codes = backend._plan.n_repetitions * self._n_rows
-        self._kept: list[tuple[int, Codes]] | None = None
+        self._kept: list[tuple[int, CodeArray]] | None = None
         if n_codes * np.dtype(backend._hasher.code_type).itemsize <= KEPT_BYTES:
             self._kept = list(self._make())
 
-    def __iter__(self) -> Iterator[tuple[int, Codes]]:
+    def __iter__(self) -> Iterator[tuple[int, CodeArray]]:
         """Yield the number of the first repetition of a block, and its codes (n_in_block, n_samples)."""
         return iter(self._make() if self._kept is None else self._kept)
 
-    def _make(self) -> Iterator[tuple[int, Codes]]:
+    def _make(self) -> Iterator[tuple[int, CodeArray]]:
         hasher, n_repetitions = self._backend._hasher, self._backend._plan.n_repetitions
         step = max(BLOCK_SIZE // max(self._n_rows, 1) // ORDER, 1) * ORDER
         for first in range(0, n_repetitions, step):

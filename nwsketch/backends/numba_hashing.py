@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
-from nwsketch.backends.base import Array, Plan
+from nwsketch.backends.base import Array, Codes, Plan
 from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
 from nwsketch.backends.numba_kernels.minhash import minhash_codes
 from nwsketch.backends.numba_kernels.projection import projection_codes, sparse_projection_codes
@@ -26,9 +26,9 @@ from nwsketch.backends.numba_kernels.structured import (
 #: Rows that a family without compiled arithmetic is given at a time (dense, also if X is sparse).
 PLAIN_ROWS = 256
 
-Codes = NDArray[Any]
+CodeArray = NDArray[Any]
 #: Called with rows, a range of rows, a range of repetitions, and codes (n_in_range, n_rows) to fill.
-Hash = Callable[[Any, int, int, int, int, Codes], None]
+Hash = Callable[[Any, int, int, int, int, CodeArray], None]
 
 
 class Hasher:
@@ -66,9 +66,9 @@ class Hasher:
 
         Parameters
         ----------
-        X : ndarray or canonical CSR of shape (n_rows, n_features)
+        X : ndarray or canonical CSR of shape (n_rows, n_features), or Codes
         """
-        if self._hash == self._hash_plainly:
+        if self._hash == self._hash_plainly or isinstance(X, Codes):
             return X
         if self._plan.form == "minhash" and not issparse(X):
             X = csr_array(X)
@@ -77,7 +77,7 @@ class Hasher:
             return rows.data.astype(np.float64, copy=False), rows.indices, rows.indptr
         return np.ascontiguousarray(X)
 
-    def hash(self, rows: Any, begin: int, end: int, first: int, last: int, codes: Codes) -> None:
+    def hash(self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray) -> None:
         """Fill ``codes[r - first, i]`` for rows begin <= i < end and repetitions first <= r < last.
 
         Parameters
@@ -88,9 +88,12 @@ class Hasher:
         codes : ndarray of shape (last - first, n_rows)
             C-contiguous, of :attr:`code_type` or larger.
         """
-        self._hash(rows, begin, end, first, last, codes)
+        if isinstance(rows, Codes):
+            codes[:, begin:end] = rows.array[first:last, begin:end]
+        else:
+            self._hash(rows, begin, end, first, last, codes)
 
-    def _hash_plainly(self, X: Any, begin: int, end: int, first: int, last: int, codes: Codes) -> None:
+    def _hash_plainly(self, X: Any, begin: int, end: int, first: int, last: int, codes: CodeArray) -> None:
         for start in range(begin, end, PLAIN_ROWS):
             stop = min(start + PLAIN_ROWS, end)
             rows: Any = X[start:stop]
@@ -98,7 +101,7 @@ class Hasher:
                 rows = rows.toarray()
             codes[:, start:stop] = self._plan.codes(rows)[first:last]
 
-    def _hash_grid(self, rows: Any, begin: int, end: int, first: int, last: int, codes: Codes) -> None:
+    def _hash_grid(self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray) -> None:
         arrays = self._plan.arrays
         grids = (begin, end, arrays["scales"], arrays["offsets"], *self._join, first, last, codes)
         if isinstance(rows, tuple):
@@ -106,10 +109,12 @@ class Hasher:
         else:
             grid_codes(rows, *grids)
 
-    def _hash_minhash(self, rows: Any, begin: int, end: int, first: int, last: int, codes: Codes) -> None:
+    def _hash_minhash(self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray) -> None:
         minhash_codes(*rows, begin, end, self._plan.arrays["seeds"], *self._join, first, last, codes)
 
-    def _hash_projection(self, rows: Any, begin: int, end: int, first: int, last: int, codes: Codes) -> None:
+    def _hash_projection(
+        self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray
+    ) -> None:
         arrays = self._plan.arrays
         directions, signs = arrays["directions"], self._plan.form == "sign_projection"
         offsets = np.empty(0) if signs else arrays["offsets"]

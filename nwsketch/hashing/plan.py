@@ -10,6 +10,10 @@ Thorup, "High Speed Hashing for Integers and Strings", 2015, section 3.3):
 The top 32 bits are pairwise independent and uniform for cells that differ by less than 2^33,
 so two different codes meet with probability 1 / n_buckets (to within n_buckets / 2^64). The
 sum is linear in the cells, so that sparse rows skip their zeros.
+
+Rows may also be told apart by a label: every label moves the codes of a repetition by an offset of its own,
+modulo ``n_buckets``. The offsets are random where codes are rehashed, so that rows of two labels still meet
+with probability 1 / n_buckets; elsewhere every label has its own stretch of a wider table.
 """
 
 from __future__ import annotations
@@ -38,6 +42,8 @@ class HashPlan:
     bandwidth : ndarray of shape (n_features,), float64
     seed : int or sequence of int
         Seed of the NumPy generator that draws the parameters.
+    n_labels : int, default=0
+        Number of labels that rows may be told apart by; 0 if they have none.
 
     Attributes
     ----------
@@ -46,6 +52,8 @@ class HashPlan:
         See :meth:`HashFamily.cells_per_unit`.
     multipliers : ndarray of shape (cells_per_hash, n_repetitions * hashes_per_repetition), uint64
     shifts : ndarray of shape (n_repetitions,), uint64
+    offsets : ndarray of shape (n_labels, n_repetitions), uint32
+        What a label adds to the codes, modulo ``n_buckets``.
     n_buckets : int
         Width of the tables: as asked for, or the number of codes if there are fewer.
     rehashed : bool
@@ -68,6 +76,7 @@ class HashPlan:
         n_buckets: int | None,
         bandwidth: NDArray[np.float64],
         seed: int,
+        n_labels: int = 0,
     ) -> None:
         rng = np.random.default_rng(seed)
         n_hashes = n_repetitions * hashes_per_repetition
@@ -86,7 +95,7 @@ class HashPlan:
                 f"The hash family {family.name!r} promises n_values={n_values}, but its form {self.form!r} "
                 f"yields up to {least[self.form]}: mend its n_values."
             )
-        n_codes = None if n_values is None else n_values**n_cells
+        n_codes = None if n_values is None else n_values**n_cells * max(n_labels, 1)
         if n_buckets is None:
             if n_codes is None:
                 raise ValueError(
@@ -96,8 +105,8 @@ class HashPlan:
             if n_codes > MOST_BUCKETS:
                 raise ValueError(
                     f"n_buckets=None keeps every code, but kernel={family.name!r} with "
-                    f"hashes_per_repetition={hashes_per_repetition} has {n_values}^{n_cells} codes; give "
-                    "n_buckets as an integer."
+                    f"hashes_per_repetition={hashes_per_repetition} has {n_values}^{n_cells} codes"
+                    f"{f' for each of {n_labels} labels' if n_labels else ''}; give n_buckets as an integer."
                 )
             n_buckets = n_codes
         self.rehashed = n_codes is None or n_codes > n_buckets
@@ -107,11 +116,14 @@ class HashPlan:
         if self.rehashed:
             self.multipliers = rng.integers(0, 2**64, shape, dtype=np.uint64)
             self.shifts = rng.integers(0, 2**64, n_repetitions, dtype=np.uint64)
+            self.offsets = rng.integers(0, n_buckets, (n_labels, n_repetitions), dtype=np.uint32)
         else:
             digits = np.array([(n_values or 1) ** power for power in range(n_cells)], dtype=np.uint64)
             repetition = digits.reshape(self.parameters.cells_per_hash, hashes_per_repetition)
             self.multipliers = np.ascontiguousarray(np.tile(repetition, n_repetitions))
             self.shifts = np.zeros(n_repetitions, dtype=np.uint64)
+            stretches = np.arange(n_labels, dtype=np.uint32) * np.uint32(self.n_buckets // max(n_labels, 1))
+            self.offsets = np.tile(stretches[:, np.newaxis], n_repetitions)
 
     @property
     def form(self) -> Form:
@@ -136,12 +148,14 @@ class HashPlan:
         """
         return self.family.cells(X, self.parameters)
 
-    def codes(self, X: NDArray[Any]) -> NDArray[np.uint32]:
+    def codes(self, X: NDArray[Any], labels: NDArray[np.intp] | None = None) -> NDArray[np.uint32]:
         """Return the bucket of every row in every repetition, by plain NumPy: the reference.
 
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features)
+        labels : ndarray of shape (n_samples,), int, or None
+            Within ``[0, n_labels)``; None moves no code.
 
         Returns
         -------
@@ -159,6 +173,8 @@ class HashPlan:
             joined = by_repetition.sum(axis=2, dtype=np.uint64) + self.shifts
         if self.rehashed:
             joined = ((joined >> np.uint64(32)) * np.uint64(self.n_buckets)) >> np.uint64(32)
+        if labels is not None:
+            joined = (joined + self.offsets[labels]) % np.uint64(self.n_buckets)
         return np.ascontiguousarray(joined.T.astype(np.uint32))
 
     def fingerprint(self) -> str:
@@ -168,6 +184,6 @@ class HashPlan:
         for name in sorted(self.arrays):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.arrays[name]).tobytes())
-        for array in (self.multipliers, self.shifts):
+        for array in (self.multipliers, self.shifts, self.offsets):
             digest.update(array.tobytes())
         return digest.hexdigest()

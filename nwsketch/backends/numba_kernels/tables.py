@@ -10,6 +10,7 @@ Within a cell rows are added in row order, so tables do not depend on how rows w
 or shared among threads.
 """
 
+import numpy as np
 from numba import njit
 
 #: A table is streamed in if it holds at most this many cells per row that is coming.
@@ -29,6 +30,21 @@ def warm(
         for i in range(0, cells.size, LINE):
             total += cells[i]
     return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def salt(
+    labels,  # in      (n_rows,) intp, trusted in [0, n_labels)
+    offsets,  # in      (n_labels, n_repetitions) uint32, in [0, n_buckets)
+    n_buckets,
+    begin,  # the rows wanted: begin <= row < end
+    end,
+    codes,  # in/out  (n_repetitions, n_rows) uint16 or uint32
+):
+    for repetition in range(codes.shape[0]):
+        for i in range(begin, end):
+            moved = np.int64(codes[repetition, i]) + np.int64(offsets[labels[i], repetition])
+            codes[repetition, i] = moved if moved < n_buckets else moved - n_buckets
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
