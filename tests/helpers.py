@@ -1,9 +1,11 @@
 """Rows that suit every kernel, hashes, and everything that an estimator has learnt, for several modules."""
 
 import numpy as np
+import pytest
 
 from nwsketch.backends import get_backend
 from nwsketch.hashing import HashPlan, get_family, registered_families
+from nwsketch.tensors import to_host
 
 KERNELS = registered_families()
 WITH_BANDWIDTH = tuple(name for name in KERNELS if get_family(name).takes_bandwidth)
@@ -38,7 +40,7 @@ def learnt(estimator):
 
 def held(sketch):
     """Return all that a sketch holds, bit by bit: tables, totals and hashes."""
-    return (*(np.asarray(part).tobytes() for part in sketch._state), sketch.plan.fingerprint())
+    return (*(to_host(part).tobytes() for part in sketch._state), sketch.plan.fingerprint())
 
 
 def make_plan(
@@ -59,3 +61,7 @@ def make_plan(
 def compiled_codes(plan, X, n_threads=1, backend="numba"):
     """Return the codes that a backend computes."""
     return get_backend(backend, None, plan).codes(X, n_threads)
+
+
+#: Where the tests of PyTorch run.
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
