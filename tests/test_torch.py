@@ -341,6 +341,21 @@ def test_the_deterministic_mode_leaves_the_same_bits(kernel, device):
     assert_same_sums(first, make_sketch(kernel, backend="numba").update(to_host(X), to_host(y)))
 
 
+def test_the_sums_over_all_rows_need_no_running_sum_on_a_gpu(monkeypatch):
+    # For which CUDA has no deterministic way; on the CPU it makes the totals those of any split of the rows.
+    X, y = tensors("cpu", *make_rows())
+    expected = make_sketch().update(X, y)
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("no deterministic way")
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", refuse)
+    with pytest.raises(RuntimeError, match="no deterministic way"):
+        make_sketch().update(X, y)
+    monkeypatch.setattr("nwsketch.backends.torch_backend.is_on_gpu", lambda _: True)
+    assert_same_sums(make_sketch().update(X, y), expected)
+
+
 @on_devices
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 @pytest.mark.parametrize("kernel", KERNELS)

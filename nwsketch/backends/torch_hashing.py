@@ -144,11 +144,11 @@ class TorchHasher:
 
     def _mend(self, x: Tensor, projections: Tensor, within: Tensor, offsets: Tensor | None) -> None:
         """Add up again, in order, the projections that are marked; in place."""
+        if within.numel() == 0:
+            return
         # On a GPU, where the number is not known here, what room is left over mends the first one once more.
         on_gpu = is_on_gpu(x)
         marked = torch.nonzero_static(within, size=ROOM, fill_value=0) if on_gpu else torch.nonzero(within)
-        if len(marked) == 0 or len(x) == 0:
-            return
         rows, hashes = marked.unbind(dim=1)
         exact = x.new_zeros(len(rows))
         for j in range(x.shape[1]):
