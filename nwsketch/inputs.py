@@ -85,7 +85,7 @@ def canonical_csr(X: Any) -> Any:
 
 def check_codes(codes: Any, n_repetitions: int, n_buckets: int) -> None:
     """Refuse codes that are not of tables of this shape."""
-    largest = int(codes.max(initial=0))
+    largest = int(codes.max()) if math.prod(codes.shape) else 0
     if len(codes) != n_repetitions or largest >= n_buckets:
         raise ValueError(
             f"These codes are of {len(codes)} repetitions and buckets up to {largest}, but the tables are "
@@ -110,7 +110,7 @@ def check_labels(labels: ArrayLike, n_rows: int, n_labels: int) -> NDArray[np.in
 
 def check_targets(y: ArrayLike, n_rows: int, n_outputs: int) -> Array:
     """Return finite targets as (n_rows, n_outputs)."""
-    targets = _as_float("y", y)
+    targets = as_float("y", y)
     shape = targets.shape
     targets = targets.reshape(-1, 1) if targets.ndim == 1 else targets
     if targets.shape != (n_rows, n_outputs):
@@ -125,7 +125,7 @@ def check_targets(y: ArrayLike, n_rows: int, n_outputs: int) -> Array:
 
 def check_weights(sample_weight: ArrayLike, n_rows: int, remedy: str = FORGET) -> Array:
     """Return one finite, non-negative weight per row: (n_rows,). A negative one is answered by ``remedy``."""
-    weights = _as_float("sample_weight", sample_weight)
+    weights = as_float("sample_weight", sample_weight)
     if weights.shape != (n_rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}: give one weight per row, ({n_rows},).")
     if weights.size:
@@ -141,7 +141,8 @@ def check_least_weight(least: float, finite: bool, remedy: str = FORGET) -> None
         raise ValueError(f"sample_weight holds {least:.3g}: weights cannot be negative. {remedy}")
 
 
-def _as_float(name: str, values: ArrayLike) -> Array:
+def as_float(name: str, values: ArrayLike) -> Array:
+    """Return real numbers as float64."""
     array = np.asarray(values)
     if array.dtype != object:  # which may hold numbers: the conversion tells
         _require_real(name, array.dtype)

@@ -29,7 +29,7 @@ from nwsketch.merging import (
 )
 from nwsketch.progress import progress_bar
 from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
-from nwsketch.tensors import is_tensor, like, to_host
+from nwsketch.tensors import is_tensor, like, to_host, uncompiled
 from nwsketch.trend import LinearTrend, fit_trend
 from nwsketch.uncertainty import Uncertainty, tell_apart
 from nwsketch.validation import checks_values, unchanged_on_error, validate_queries, validate_rows
@@ -214,6 +214,7 @@ default="scale"
 
     # -- learning -----------------------------------------------------------------------------
 
+    @uncompiled
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Learn rows, starting anew.
@@ -256,6 +257,7 @@ default="scale"
         return True
 
     @available_if(_takes_batches)
+    @uncompiled
     def partial_fit(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Learn more rows. There is no such method while ``bias_correction`` is set.
 
@@ -289,6 +291,7 @@ default="scale"
             self.sketch_.update(X, channels, weights, check_input=checks_values(X), progress=progress)
         return self
 
+    @uncompiled
     def forget(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Take learnt rows away again.
 
@@ -313,6 +316,7 @@ default="scale"
         self.sketch_.forget(X, channels, weights, check_input=checks_values(X))
         return self
 
+    @uncompiled
     def merge(self, other: NadarayaWatsonSketchRegressor) -> Self:
         """Learn all that another regressor has learnt.
 
@@ -360,6 +364,7 @@ default="scale"
         self, X: Any, return_std: Literal[True]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
 
+    @uncompiled
     def predict(
         self, X: Any, return_std: bool = False
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -394,6 +399,7 @@ default="scale"
         parts = self._uncertainty(rows, answers)
         return predictions, like(X, np.hypot(np.nan_to_num(parts.sketch), parts.target))
 
+    @uncompiled
     def predict_uncertainty(self, X: Any) -> Uncertainty:
         """Tell what the error of a prediction is made of.
 
@@ -421,6 +427,7 @@ default="scale"
         parts = self._uncertainty(rows, self.sketch_.query(rows, check_input=False))
         return Uncertainty(*(like(X, part) for part in parts))
 
+    @uncompiled
     def kernel_sum(self, X: Any) -> NDArray[np.float64]:
         """Estimate sum_i w_i k(x_i, q) over the learnt rows: an unnormalised density.
 
@@ -438,6 +445,7 @@ default="scale"
         X = validate_queries(self, X, tensors=True)
         return self.sketch_.kernel_sum(X, check_input=checks_values(X))
 
+    @uncompiled
     def loo_predict(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> NDArray[np.float64]:
@@ -481,6 +489,7 @@ default="scale"
         predictions = to_host(self.predict(X))
         return float(r2_score(to_host(y), predictions, sample_weight=to_host(sample_weight)))
 
+    @uncompiled
     def to(self, device: Any, backend: str = "auto") -> Self:
         """Move what has been learnt to another device; parameters stay as they are.
 
@@ -513,7 +522,7 @@ default="scale"
 
     def _start(self, X: Any, targets: Any, weights: Any) -> Self:
         """Make a sketch, learn the rows, and only then replace what was learnt before."""
-        if is_tensor(X) and (weights is not None or isinstance(self.bandwidth, str)):
+        if checks_values(X) and (weights is not None or isinstance(self.bandwidth, str)):
             from nwsketch.torch_inputs import check_values
 
             check_values(X, targets, weights)  # which the next lines compute with
@@ -689,7 +698,7 @@ default="scale"
         X, targets, weights = validate_rows(self, X, y, sample_weight, reset=reset, tensors=tensors)
         if reset:
             self._flat_targets = targets.ndim == 1
-        targets = targets.reshape(len(targets), -1)
+        targets = targets if targets.ndim == 2 else targets.reshape(-1, 1)
         if not reset and targets.shape[1] != self._n_targets:
             raise ValueError(
                 f"y has {targets.shape[1]} outputs, but {type(self).__name__} was fitted with "

@@ -42,7 +42,7 @@ from nwsketch.inputs import (
     harmless_magnitude,
 )
 from nwsketch.merging import require_same_hashes
-from nwsketch.tensors import is_tensor, joined, like, to_host
+from nwsketch.tensors import is_tensor, joined, like, to_host, uncompiled
 
 #: Tables larger than this many bytes are refused; assign to it to change the limit.
 MAX_TABLE_BYTES = 4 * 2**30
@@ -76,7 +76,9 @@ if hasattr(os, "register_at_fork"):
 
 def _kind(X: Any) -> Any:
     """Return what tells whether answers are to be a tensor, and where."""
-    return X.array if isinstance(X, Codes) else X
+    if isinstance(X, Codes):
+        return X.array if X.as_given else None
+    return X
 
 
 class NadarayaWatsonSketch:
@@ -225,6 +227,7 @@ class NadarayaWatsonSketch:
 
     # -- hashing ------------------------------------------------------------------------------
 
+    @uncompiled
     def hash(self, X: Any, labels: ArrayLike | None = None, *, check_input: bool = True) -> Codes:
         """Hash rows once, for several uses: all methods take the result in place of X.
 
@@ -248,14 +251,16 @@ class NadarayaWatsonSketch:
         ValueError
             If the input is not as described.
         """
-        X = self._hashable(X, check_input)
+        given, X = _kind(X), self._hashable(X, check_input)
         if labels is not None:
             labels = to_host(labels)
             labels = check_labels(labels, X.shape[0], self.n_labels) if check_input else np.asarray(labels)
-        return Codes(self._backend.codes(X, self._threads(X.shape[0]), labels))
+        codes = self._backend.codes(X, self._threads(X.shape[0]), labels)
+        return Codes(codes, is_tensor(given) or not is_tensor(codes))
 
     # -- learning -----------------------------------------------------------------------------
 
+    @uncompiled
     def update(
         self,
         X: Any,
@@ -301,6 +306,7 @@ class NadarayaWatsonSketch:
             self._state = self._backend.add(self._state, rows, targets, weights, n_threads, progress)
         return self
 
+    @uncompiled
     def forget(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, check_input: bool = True
     ) -> NadarayaWatsonSketch:
@@ -338,6 +344,7 @@ class NadarayaWatsonSketch:
             self._state = state
         return self
 
+    @uncompiled
     def merge(self, other: NadarayaWatsonSketch) -> NadarayaWatsonSketch:
         """Add all that another sketch has learnt; the other stays as it is.
 
@@ -366,6 +373,7 @@ class NadarayaWatsonSketch:
             self._state = State(mine.tables + theirs.tables, mine.totals + theirs.totals)
         return self
 
+    @uncompiled
     def decay(self, factor: float) -> NadarayaWatsonSketch:
         """Multiply the weight of all rows learnt so far, so that later rows count for more.
 
@@ -392,6 +400,7 @@ class NadarayaWatsonSketch:
             self._state = State(self._state.tables * factor, totals)
         return self
 
+    @uncompiled
     def choose_rounds(
         self,
         X: Any,
@@ -453,6 +462,7 @@ class NadarayaWatsonSketch:
             n_threads=self._threads(len(targets)),
         )
 
+    @uncompiled
     def correct(
         self,
         X: Any,
@@ -558,6 +568,7 @@ class NadarayaWatsonSketch:
         )
         return self
 
+    @uncompiled
     def query(
         self, X: Any, *, empty: Literal["mean", "nan"] | float | None = None, check_input: bool = True
     ) -> Array:
@@ -578,6 +589,7 @@ class NadarayaWatsonSketch:
         rows = self._queries(X, check_input)
         return like(_kind(X), self._regress(rows, None, self._state.channel_totals, empty))
 
+    @uncompiled
     def kernel_sum(self, X: Any, *, check_input: bool = True) -> Array:
         """Estimate sum_i w_i k(x_i, q), unbiased under ``"mean"`` (so it may be negative by chance).
 
@@ -593,6 +605,7 @@ class NadarayaWatsonSketch:
         """
         return like(_kind(X), self._kernel_sums(X, check_input)[:, -1])
 
+    @uncompiled
     def channel_sums(self, X: Any, *, check_input: bool = True) -> Array:
         """Estimate sum_i w_i y_i k(x_i, q) for every output, and sum_i w_i k(x_i, q).
 
@@ -610,6 +623,7 @@ class NadarayaWatsonSketch:
         require_additive(self.correction, "channel_sums")
         return like(_kind(X), self._kernel_sums(X, check_input))
 
+    @uncompiled
     def standard_error(self, X: Any, *, check_input: bool = True) -> Array:
         """Estimate how far :meth:`query` lies from what infinitely many repetitions would answer.
 
@@ -647,6 +661,7 @@ class NadarayaWatsonSketch:
             parts.append(self._rules.standard_errors(sums, squares, self._state))
         return like(_kind(X), joined(parts, (0, self.n_outputs)))
 
+    @uncompiled
     def loo_query(
         self,
         X: Any,
@@ -749,7 +764,7 @@ class NadarayaWatsonSketch:
         if isinstance(X, Codes):
             if check_input:
                 check_codes(X.array, self.n_repetitions, self.n_buckets)
-            return X
+            return X if self._backend.takes_tensors else Codes(to_host(X.array))
         if is_tensor(X):
             if self._backend.takes_tensors:
                 return self._within_reach(self._tensor(X), None, None, 0.0, check_input)
@@ -784,6 +799,7 @@ class NadarayaWatsonSketch:
                 self._move("torch", str(X.device))
             self._is_open = False
 
+    @uncompiled
     def to(self, device: Any, backend: str = "auto") -> NadarayaWatsonSketch:
         """Move what has been learnt to another device, or another backend.
 

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def uncompiled(method: Method) -> Method:
+    """Let a caller's ``torch.compile`` step over a method, which learns and checks as no graph could."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **options: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.compiler.is_compiling():
+            return method(*arguments, **options)
+        return torch.compiler.disable(method)(*arguments, **options)
+
+    return cast(Method, call)
 
 
 def is_tensor(values: Any) -> bool:
@@ -18,7 +35,14 @@ def to_host(values: Any) -> Any:
     """Return a tensor as an array (float16 and bfloat16 as float32), anything else as it is."""
     if not is_tensor(values):
         return values
-    values = values.detach()
+    if str(values.layout) != "torch.strided":
+        raise ValueError(
+            f"A tensor of layout {values.layout} is not taken: give a dense one, .to_dense(), or a SciPy "
+            "matrix in CSR."
+        )
+    if values.is_meta:
+        raise ValueError("A tensor on device meta holds no values: give one on 'cpu' or 'cuda'.")
+    values = values.detach().resolve_conj().resolve_neg()
     if values.is_floating_point() and values.element_size() < 4:
         values = values.float()
     return values.cpu().numpy()
@@ -30,6 +54,8 @@ def like(given: Any, values: Any) -> Any:
         return to_host(values)
     import torch
 
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()  # of memory that is mapped from a file, say: a tensor could be written to
     return torch.as_tensor(values, device=given.device)
 
 

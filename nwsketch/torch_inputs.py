@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nwsketch.inputs import check_largest_sum, check_least_weight, not_finite
+from nwsketch.inputs import as_float, check_largest_sum, check_least_weight, not_finite
 from nwsketch.tensors import is_tensor
 
 #: Values of X looked at together, to bound the memory of temporary copies.
@@ -19,6 +19,8 @@ CHUNK_SIZE = 2**26
 
 def as_rows(X: Tensor, n_features: int) -> Tensor:
     """Return rows as float32 or float64, without gradients; float16 and bfloat16 as float32."""
+    if X.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"X is on device {str(X.device)!r}: give a tensor on 'cpu' or 'cuda'.")
     if X.ndim != 2 or X.shape[1] != n_features:
         raise ValueError(
             f"X has shape {tuple(X.shape)}, but this sketch has n_features={n_features}: give rows of that "
@@ -52,7 +54,8 @@ def as_weights(sample_weight: Any, X: Tensor) -> Tensor:
 def _beside(name: str, values: Any, X: Tensor) -> Tensor:
     """Return an array as a tensor where X is; a tensor must be there."""
     if not is_tensor(values):
-        return torch.as_tensor(values, device=X.device)
+        array = as_float(name, values)
+        return torch.as_tensor(array if array.flags.writeable else array.copy(), device=X.device)
     if values.device != X.device:
         raise ValueError(
             f"X is on {X.device}, but {name} on {values.device}: give {name}.to({str(X.device)!r})."
@@ -90,14 +93,14 @@ def check_values(X: Tensor, y: Tensor | None, weights: Tensor | None, weight_bef
     float
         The largest magnitude in X. All that is asked of the device is asked at once.
     """
-    if len(X) == 0:
+    if X.numel() == 0:
         return 0.0
     none = X.new_zeros((), dtype=torch.float64)
     asked = [
-        X.abs().max().double(),
-        none if y is None else y.abs().max(),
+        largest_magnitude(X).double(),
+        none if y is None else largest_magnitude(y),
         none if weights is None else weights.min(),
-        none if weights is None else weights.abs().max(),
+        none if weights is None else largest_magnitude(weights),
         none + len(X) if weights is None else weights.sum(),
         torch.as_tensor(weight_before, dtype=torch.float64).to(X.device),
     ]
@@ -111,9 +114,15 @@ def check_values(X: Tensor, y: Tensor | None, weights: Tensor | None, weight_bef
     return row
 
 
+def largest_magnitude(values: Tensor, dim: int | None = None) -> Tensor:
+    """Return the largest magnitude, NaN if there is one, without a copy of the values."""
+    least, largest = torch.aminmax(values, dim=dim)
+    return torch.maximum(-least, largest)
+
+
 def moments(X: Tensor, shares: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the largest magnitude of every feature, and its weighted deviation in units of that."""
-    largest = X.abs().amax(dim=0).double()
+    largest = largest_magnitude(X, dim=0).double()
     unit = torch.where(largest > 0, largest, 1.0)
     step = max(CHUNK_SIZE // X.shape[1], 1)
     chunks = [slice(start, start + step) for start in range(0, len(X), step)]

@@ -104,8 +104,11 @@ def _tensor_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
             f"Expected 2D array, got {X.ndim}D tensor instead: give rows, (n_samples, n_features); a single "
             "one as X.reshape(1, -1)."
         )
-    if len(X) == 0 and reset:
-        raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+    if X.shape[1] == 0 or (len(X) == 0 and reset):
+        missing = "feature(s)" if X.shape[1] == 0 else "sample(s)"
+        raise ValueError(
+            f"Found array with 0 {missing} (shape={tuple(X.shape)}) while a minimum of 1 is required."
+        )
     from nwsketch.torch_inputs import as_rows
 
     validate_data(estimator, X, reset=reset, skip_check_array=True)  # the number of features, or their names
@@ -116,6 +119,10 @@ def _validate_tensors(estimator: Any, X: Any, y: Any, sample_weight: Any, *, res
     from nwsketch.torch_inputs import as_targets, as_weights
 
     X = _tensor_rows(estimator, X, reset=reset)
+    if np.ndim(y) not in (1, 2):
+        raise ValueError(
+            f"y has {np.ndim(y)} dimensions: give targets as (n_samples,) or (n_samples, n_outputs)."
+        )
     flat = np.ndim(y) == 1
     targets = as_targets(y, X, 1 if flat else np.shape(y)[-1])
     if sample_weight is not None and np.ndim(sample_weight) == 0:

@@ -9,6 +9,8 @@ from hypothesis import settings
 from nwsketch import backends
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Without it PyTorch refuses matrix products on a GPU in its deterministic mode.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # The first call of a jitted kernel compiles it, so the time of one example says nothing.
 settings.register_profile("explore", deadline=None)
@@ -17,6 +19,9 @@ settings.register_profile("repeatable", parent=settings.get_profile("explore"), 
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "explore"))
 
 
+NO_TORCH = "PyTorch is not installed (the extra nwsketch[torch])"
+#: The backends that the contract is run over; "cuda" is torch on a GPU, "torch" on the CPU.
+BACKENDS = ("numba", "torch", pytest.param("cuda", marks=pytest.mark.gpu))
 #: What holds of the estimator and the sketch holds on every backend: these modules run once for each.
 CONTRACT = (
     "test_bandwidth_search",
@@ -34,18 +39,29 @@ CONTRACT = (
 
 def pytest_generate_tests(metafunc):
     if metafunc.module.__name__ in CONTRACT:
-        metafunc.fixturenames.append("backend_of_auto")
-        metafunc.parametrize("backend_of_auto", backends.BACKENDS, indirect=True, scope="module")
+        metafunc.parametrize("backend_of_auto", BACKENDS, indirect=True, scope="module")
 
 
-@pytest.fixture(scope="module")
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        torch = pytest.importorskip("torch", reason=NO_TORCH)
+        if not torch.cuda.device_count():
+            pytest.skip("PyTorch finds no CUDA device")
+
+
+@pytest.fixture(scope="module", autouse=True)
 def backend_of_auto(request):
-    """Let ``backend="auto"`` stand for one backend after the other."""
-    if request.param == "torch":
-        pytest.importorskip("torch", reason="PyTorch is not installed (the extra nwsketch[torch])")
+    """Let ``backend="auto"`` stand for one backend after the other, in the modules named above."""
+    name = getattr(request, "param", backends.AUTO)
+    if name == "numba":
+        yield name
+        return
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "AUTO", request.param)
-        yield request.param
+        patch.setattr(backends, "AUTO", "torch")
+        if name == "torch":
+            patch.setattr(torch.cuda, "is_available", lambda: False)  # or torch would take a GPU
+        yield name
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
 """Rows that suit every kernel, hashes, and everything that an estimator has learnt, for several modules."""
 
 import numpy as np
+import pytest
 
 from nwsketch.backends import get_backend
 from nwsketch.hashing import HashPlan, get_family, registered_families
+from nwsketch.tensors import to_host
 
 KERNELS = registered_families()
 WITH_BANDWIDTH = tuple(name for name in KERNELS if get_family(name).takes_bandwidth)
@@ -38,7 +40,17 @@ def learnt(estimator):
 
 def held(sketch):
     """Return all that a sketch holds, bit by bit: tables, totals and hashes."""
-    return (*(np.asarray(part).tobytes() for part in sketch._state), sketch.plan.fingerprint())
+    return (*(to_host(part).tobytes() for part in sketch._state), sketch.plan.fingerprint())
+
+
+def assert_same_answers(mine, theirs, backend):
+    """Compare answers that numba gives bit by bit; PyTorch adds up in an order that depends on the shape."""
+    if backend == "numba":
+        np.testing.assert_array_equal(mine, theirs)
+    else:
+        np.testing.assert_allclose(
+            mine, theirs, rtol=1e-12, atol=1e-12 * np.nanmax(np.abs(theirs), initial=0.0)
+        )
 
 
 def make_plan(
@@ -59,3 +71,7 @@ def make_plan(
 def compiled_codes(plan, X, n_threads=1, backend="numba"):
     """Return the codes that a backend computes."""
     return get_backend(backend, None, plan).codes(X, n_threads)
+
+
+#: Where the tests of PyTorch run.
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))

@@ -17,7 +17,7 @@ from sklearn.metrics import r2_score
 
 import nwsketch.correction
 from nwsketch import NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
-from nwsketch.backends import NumbaBackend, numba_backend
+from nwsketch.backends import numba_backend
 from nwsketch.backends.numba_hashing import Hasher
 
 REMEDY = "fit anew on all rows, or with bias_correction=None"
@@ -202,10 +202,10 @@ def test_codes_are_hashed_again_if_they_take_too_much_memory(monkeypatch):
     calls = []
     hash_rows = Hasher.hash
     monkeypatch.setattr(Hasher, "hash", lambda *arguments: calls.append(1) or hash_rows(*arguments))
-    make_sketch(n_jobs=1).correct(X, y, n_rounds=4)
+    make_sketch(n_jobs=1, backend="numba").correct(X, y, n_rounds=4)
     kept, calls[:] = len(calls), []
     monkeypatch.setattr(numba_backend, "KEPT_BYTES", 0)
-    make_sketch(n_jobs=1).correct(X, y, n_rounds=4)
+    make_sketch(n_jobs=1, backend="numba").correct(X, y, n_rounds=4)
     assert (kept, len(calls)) == (1, 5)  # once for the weights and once a round
 
 
@@ -557,7 +557,8 @@ def test_an_interrupted_fit_leaves_the_old_model(calls, bandwidth, monkeypatch):
     X, y = make_rows()
     model = make(bias_correction="auto", bandwidth=bandwidth, n_jobs=1).fit(X, y)
     before = learnt(model), state(model.sketch_)
-    backfit, seen = NumbaBackend.backfit, []
+    backend = type(model.sketch_._backend)
+    backfit, seen = backend.backfit, []
 
     def interrupted(*arguments):
         seen.append(1)
@@ -565,7 +566,7 @@ def test_an_interrupted_fit_leaves_the_old_model(calls, bandwidth, monkeypatch):
             raise KeyboardInterrupt("boom")
         backfit(*arguments)
 
-    monkeypatch.setattr(NumbaBackend, "backfit", interrupted)
+    monkeypatch.setattr(backend, "backfit", interrupted)
     with pytest.raises(KeyboardInterrupt, match="boom"):
         model.fit(2 * X, y**2)
     assert (learnt(model), state(model.sketch_)) == before

@@ -11,6 +11,7 @@ from nwsketch import NadarayaWatsonRegressor, NadarayaWatsonSketch, NadarayaWats
 from nwsketch.backends import numba_backend
 from nwsketch.backends.aggregation import median_over_groups, ratios
 from nwsketch.hashing import get_family, registered_families
+from nwsketch.tensors import is_tensor, to_host
 
 KERNELS = registered_families()
 
@@ -101,6 +102,7 @@ def test_failures_of_median_of_means_fall_exponentially_in_the_number_of_groups(
     sums, squares = sketch._backend.sums(sketch._state, queries, n_groups, None, 2)
     totals = sketch._state.channel_totals
     shape = {"n_repetitions": 8, "n_buckets": sketch.n_buckets, "unit": sketch._state.unit}
+    sums, squares, totals = map(to_host, (sums, squares, totals))
     by_group = ratios(sums, squares, totals, tolerance=0.0, **shape)[..., 0]
     assert not np.isnan(by_group).any()
     numbers = np.array([1, 3, 5, 7])
@@ -132,7 +134,10 @@ def small_blocks(monkeypatch):
 
 def assert_equal_bits(first, second):
     for mine, theirs in zip(first._state, second._state, strict=True):
-        assert mine.tobytes() == theirs.tobytes()
+        if is_tensor(mine) and mine.is_cuda:  # where nobody promises an order of additions
+            np.testing.assert_allclose(to_host(mine), to_host(theirs), rtol=1e-12, atol=1e-12)
+        else:
+            assert to_host(mine).tobytes() == to_host(theirs).tobytes()
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -170,11 +175,14 @@ def test_layout_and_precision_of_the_input_leave_the_same_bits(kernel):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_row_is_predicted_alike_whatever_rows_are_asked_with_it(kernel):
+def test_a_row_is_predicted_alike_whatever_rows_are_asked_with_it(kernel, backend_of_auto):
     X, y, weights = make_rows(300)
     sketch = make_sketch(kernel).update(X, y, weights)
     one_by_one = np.concatenate([sketch.query(row[np.newaxis]) for row in X])
-    assert np.array_equal(sketch.query(X), one_by_one)
+    if backend_of_auto == "numba":
+        assert np.array_equal(sketch.query(X), one_by_one)
+    else:  # PyTorch adds up few rows in another order than many
+        np.testing.assert_allclose(sketch.query(X), one_by_one, rtol=1e-12, atol=1e-12)
 
 
 def test_regressor_learns_alike_in_one_call_and_in_many():
@@ -202,13 +210,13 @@ def test_merging_equals_learning_both(seed, kernel, first, second):
     both = make_sketch(kernel).update(X, y, weights)
     left = make_sketch(kernel).update(X[:first], y[:first], weights[:first])
     right = make_sketch(kernel).update(X[first:], y[first:], weights[first:])
-    untouched = [part.copy() for part in right._state]
+    untouched = [np.array(to_host(part)) for part in right._state]
     assert left.merge(right) is left
     assert np.array_equal(left.tables[..., -1], both.tables[..., -1])
     np.testing.assert_allclose(left.tables, both.tables, rtol=1e-12, atol=1e-12)
     assert left.n_samples_seen == first + second
     for before, after in zip(untouched, right._state, strict=True):
-        assert np.array_equal(before, after)
+        assert np.array_equal(before, to_host(after))
 
 
 @given(seed=st.integers(0, 2**32 - 1), kernel=st.sampled_from(KERNELS))

@@ -10,6 +10,7 @@ import nwsketch.size
 from nwsketch import NadarayaWatsonRegressor, NadarayaWatsonSketchRegressor
 from nwsketch.backends.aggregation import ratios, tolerated
 from nwsketch.size import Spread, _measure, suggest_size
+from nwsketch.tensors import to_host
 
 #: Of each kernel, a bandwidth at which the local kernel mass varies a good deal between rows.
 SHAPES = [{"kernel": "laplacian", "bandwidth": 1.0}, {"kernel": "l2", "bandwidth": 1.0}]
@@ -88,9 +89,9 @@ def test_groups_are_wrong_or_silent_no_more_often_than_bounded(shape, n_buckets,
         state = sketch._state
         sums, squares = sketch._backend.sums(state, QUERIES, n_groups, None, 1)
         answers = ratios(
-            sums,
-            squares,
-            state.channel_totals,
+            to_host(sums),
+            to_host(squares),
+            to_host(state.channel_totals),
             n_repetitions=n,
             n_buckets=n_buckets,
             unit=state.unit,

@@ -59,16 +59,20 @@ class Codes:
 
     Parameters
     ----------
-    array : array of shape (n_repetitions, n_samples), unsigned integers
+    array : array or tensor of shape (n_repetitions, n_samples), integers
         The bucket of every row in every repetition.
+    as_given : bool, default=True
+        Whether the rows themselves were of this kind, and answers are to be; False if arrays were hashed to
+        a tensor.
 
     Attributes
     ----------
-    array
+    array, as_given
     """
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Any, as_given: bool = True) -> None:
         self.array = array
+        self.as_given = as_given
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -81,7 +85,7 @@ class Codes:
 
     def __getitem__(self, rows: Any) -> Codes:
         """Return the codes of some rows: a view for a slice, else a copy."""
-        return Codes(self.array[:, rows])
+        return Codes(self.array[:, rows], self.as_given)
 
     def __setitem__(self, rows: Any, codes: Codes) -> None:
         """Replace the codes of some rows."""

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nwsketch.backends.base import Codes, Plan, Progress, State
-from nwsketch.backends.torch_hashing import MOST_HASHES, TorchHasher, as_tensor
+from nwsketch.backends.torch_hashing import MOST_HASHES, TorchHasher, as_tensor, is_on_gpu
 from nwsketch.backends.torch_rules import TorchRules, scale_of
 
-#: Bytes that hashing and reading take per row and hash, and per row, repetition and channel: at most.
-HASH_BYTES, CELL_BYTES = 48, 40
+#: Bytes that hashing takes per row and hash, and per row and feature; adding and reading per row, repetition
+#: and channel: at most.
+HASH_BYTES, VALUE_BYTES, CELL_BYTES = 48, 40, 40
 #: Share of the free memory of a GPU that a chunk may take, and the bytes on the CPU.
 FREE_SHARE, HOST_BYTES = 0.25, 2**27
 
@@ -89,7 +90,7 @@ class TorchBackend:
         """Return the bucket of every row, moved by its label: (n_repetitions, n_samples), int32 if enough."""
         small = torch.int32 if self._plan.n_buckets <= 2**31 else torch.int64
         codes = torch.empty((self._plan.n_repetitions, X.shape[0]), dtype=small, device=self.device)
-        for rows in self._chunks(X):
+        for rows in self._chunks(X, 1):
             codes[:, rows] = self._hasher.codes(X[rows], None if labels is None else labels[rows]).to(small)
         return codes
 
@@ -118,7 +119,7 @@ class TorchBackend:
         sums = state.tables.new_zeros((n_rows, n_groups, n_channels))
         squares = sums.new_zeros((n_rows, n_groups if self._plan.rehashed else 0))
         unit = scale_of(state.totals)
-        for rows in self._chunks(X):
+        for rows in self._chunks(X, n_channels):
             codes = self._hasher.codes(X[rows])
             index = codes[..., None].expand(-1, -1, n_channels)
             cells = torch.gather(state.tables, 1, index)  # (n_repetitions, n_rows, n_channels)
@@ -169,14 +170,13 @@ class TorchBackend:
 
     # -- chunks -------------------------------------------------------------------------------
 
-    def _chunks(self, X: Any) -> Iterator[slice]:
-        plan = self._plan
-        per_row = plan.multipliers.shape[1] * HASH_BYTES + plan.n_repetitions * 2 * CELL_BYTES
-        if self.device.type == "cuda":
-            room = torch.cuda.mem_get_info(self.device)[0] * FREE_SHARE
-        else:
-            room = HOST_BYTES
-        step = max(min(int(room) // per_row, MOST_HASHES // plan.multipliers.shape[1]), 1)
+    def _chunks(self, X: Any, n_channels: int) -> Iterator[slice]:
+        n_hashes = self._plan.multipliers.shape[1]
+        per_row = n_hashes * HASH_BYTES + self._plan.n_features * VALUE_BYTES
+        per_row += self._plan.n_repetitions * n_channels * CELL_BYTES
+        room = free_bytes(self.device) * FREE_SHARE if self.device.type == "cuda" else 0.0
+        step = max(int(max(room, HOST_BYTES)) // per_row, 1)
+        step = min(step, max(MOST_HASHES // n_hashes, 1))
         for start in range(0, X.shape[0], step):
             yield slice(start, min(start + step, X.shape[0]))
 
@@ -184,15 +184,13 @@ class TorchBackend:
         self, state: State, X: Any, y: Any, weights: Any, sign: float, progress: Progress | None
     ) -> State:
         tables, totals = state.tables.clone(), state.totals.clone()
-        all_values = sign * self.values(y, weights)
-        for rows in self._chunks(X):
-            values = all_values[rows]
+        for rows in self._chunks(X, tables.shape[2]):
+            values = sign * self.values(y[rows], None if weights is None else weights[rows])
             codes = self._hasher.codes(X[rows])
             self._scatter(tables, codes, values)
-            # Summed in the order of the rows, so that on the CPU it does not matter how they were cut.
-            totals[:-2] = torch.cat([totals[None, :-2], values]).cumsum(dim=0)[-1]
+            totals[:-2] = in_order(totals[:-2], values)
             if sign > 0:
-                totals[-2] = torch.cat([totals[-2:-1], values[:, -1]]).cumsum(dim=0)[-1]
+                totals[-2] = in_order(totals[-2], values[:, -1])
             totals[-1] += sign * len(values)
             if progress is not None:
                 progress(len(values))
@@ -211,6 +209,19 @@ class TorchBackend:
             tables[..., channel].scatter_add_(1, codes, added)
 
 
+def in_order(before: Tensor, values: Tensor) -> Tensor:
+    """Add rows to sums: on the CPU one after the other, so that it does not matter how they were cut."""
+    if is_on_gpu(values):  # a running sum is not deterministic there
+        return before + values.sum(dim=0)
+    return torch.cat([before[None], values]).cumsum(dim=0)[-1]
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of a GPU; what PyTorch holds and nobody uses is free too."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + held
+
+
 def usable_device(device: str | None) -> torch.device:
     """Return the device called so, or the best there is.
 
@@ -227,7 +238,7 @@ def usable_device(device: str | None) -> torch.device:
         raise ValueError(f"device={device!r} is unknown: choose 'cpu', 'cuda' or 'cuda:<number>'.") from error
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(
-            f"device={device!r} is not supported, as sums are kept in float64 there: choose 'cpu' or 'cuda'."
+            f"device={device!r} is not supported, as sums are kept in float64: choose 'cpu' or 'cuda'."
         )
     if chosen.type == "cuda":
         n_devices = torch.cuda.device_count()

@@ -126,7 +126,8 @@ class TorchHasher:
         return positions.floor_().long().mul_(self._multipliers[0])
 
     def _sign_terms(self, x: Tensor) -> Tensor:
-        x = x * torch.where(x.abs().amax(dim=1, keepdim=True) > HUGE, SHRINK, 1.0)
+        largest = x.abs().amax(dim=1, keepdim=True)
+        x = x * torch.ones_like(largest).masked_fill_(largest > HUGE, SHRINK)
         projections, errors = self._projections(x)
         self._mend(x, projections, projections.abs() <= errors, None)
         return (projections >= 0) * self._multipliers[0]
@@ -143,11 +144,11 @@ class TorchHasher:
 
     def _mend(self, x: Tensor, projections: Tensor, within: Tensor, offsets: Tensor | None) -> None:
         """Add up again, in order, the projections that are marked; in place."""
-        # On a GPU, where the number is not known here, what room is left over mends the first one once more.
-        on_gpu = _is_on_gpu(x)
-        marked = torch.nonzero_static(within, size=ROOM, fill_value=0) if on_gpu else torch.nonzero(within)
-        if len(marked) == 0 or len(x) == 0:
+        if within.numel() == 0:
             return
+        # On a GPU, where the number is not known here, what room is left over mends the first one once more.
+        on_gpu = is_on_gpu(x)
+        marked = torch.nonzero_static(within, size=ROOM, fill_value=0) if on_gpu else torch.nonzero(within)
         rows, hashes = marked.unbind(dim=1)
         exact = x.new_zeros(len(rows))
         for j in range(x.shape[1]):
@@ -167,7 +168,7 @@ class TorchHasher:
         return cells.mul_(self._multipliers[0])
 
 
-def _is_on_gpu(x: Tensor) -> bool:
+def is_on_gpu(x: Tensor) -> bool:
     """Return whether to ask for a number would keep a GPU waiting."""
     return x.is_cuda
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nwsketch.backends.aggregation import NOISE_ERRORS, RELATIVE_TOLERANCE, Rules
+from nwsketch.backends import aggregation
+from nwsketch.backends.aggregation import RELATIVE_TOLERANCE, Rules
 from nwsketch.backends.base import State
 
 
@@ -62,7 +63,7 @@ class TorchRules(Rules):
             variances = (squares / n_repetitions - (counts * unit) ** 2).clamp(min=0.0)
             errors = (variances / max(n_repetitions - 1, 1)).sqrt() / unit
             errors = torch.maximum(errors, by_chance[..., -1] / math.sqrt(n_repetitions))
-            threshold = torch.maximum(NOISE_ERRORS * errors, threshold)
+            threshold = torch.maximum(aggregation.NOISE_ERRORS * errors, threshold)
         above = means - by_chance
         excess = above[..., -1:]
         return torch.where(excess > threshold[..., None], above[..., :-1] / excess, torch.nan)
@@ -92,4 +93,6 @@ def median_over_groups(values: Tensor) -> Tensor:
 def scale_of(totals: Tensor) -> Tensor:
     """Return ``State.unit``, a power of two that brings counts to the order of 1, as a tensor."""
     _, exponent = torch.frexp(totals[-2])
-    return torch.ldexp(torch.ones_like(totals[-2]), (-exponent).clamp(max=1000))
+    # By its bits: a power computed in float32, or to within a unit, would be none.
+    bits = (1023 - exponent.long()).clamp(max=2023) << 52
+    return bits.view(torch.float64)
