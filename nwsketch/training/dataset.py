@@ -12,15 +12,15 @@ REMEDY = "DataLoader(sampler.wrap(dataset), sampler=sampler, ...)"
 
 
 class WeightedIndex(NamedTuple):
-    """What the sampler yields: index and weight travel together, also to workers that prefetch.
+    """What the sampler yields: row and weight travel together, also to workers that prefetch.
 
     Attributes
     ----------
-    index : int
+    row : int
     weight : float
     """
 
-    index: int
+    row: int
     weight: float
 
 
@@ -51,11 +51,11 @@ class WeightedDataset:
                 f"A wrapped data set was asked for {drawn[0]!r}, which carries no weight: give the loader "
                 f"the sampler too, {REMEDY}."
             )
-        indices = [each.index for each in drawn]
+        rows = [each.row for each in drawn]
         fetch = getattr(self.dataset, "__getitems__", None)
-        samples = [self.dataset[index] for index in indices] if fetch is None else fetch(indices)
+        samples = [self.dataset[row] for row in rows] if fetch is None else fetch(rows)
         return [
-            (each.index, np.float32(each.weight), sample) for each, sample in zip(drawn, samples, strict=True)
+            (each.row, np.float32(each.weight), sample) for each, sample in zip(drawn, samples, strict=True)
         ]
 
 

@@ -67,7 +67,7 @@ class Evidence:
         ranks: Exchange | None = None,
     ) -> None:
         self.sketch, self.codes = sketch, codes
-        self._ranks, self._blank = ranks, None if ranks is None else copy(sketch)
+        self._ranks, self._blank = ranks, copy(sketch) if ranks is not None else sketch
         self._memory, self._decay = memory, decay
         self.last = None if memory is None else np.full(len(codes), np.nan)
         self.clock = 0
@@ -91,7 +91,8 @@ class Evidence:
             self._fade(len(rows))
             self.sketch.update(here, losses)
         else:  # every process adds what it has seen itself, and tables are sums
-            news = copy(self._blank).update(here, losses)
+            news = copy(self._blank)
+            news.update(here, losses)
             self._ranks.add_up(*news._state)
             self._fade(news.n_samples_seen)
             self.sketch.merge(news)

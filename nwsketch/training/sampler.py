@@ -52,7 +52,7 @@ class SketchSampler(Sampler[WeightedIndex]):
         Unfitted; its kernel, bandwidth and size are taken. None is
         :data:`nwsketch.training.hashing.DEFAULTS`, on features less their mean.
     exponent : float, default=1.0
-        Probabilities are proportional to this power of the expected loss; less is wiser the noisier losses are.
+        Probabilities are proportional to this power of the expected loss; less is wiser if losses are noisy.
     replacement : bool, default=False
         Whether an example may be drawn several times in an epoch.
     uniform_share : float, default=0.1
@@ -65,10 +65,10 @@ class SketchSampler(Sampler[WeightedIndex]):
         would have paid in the one before: with the losses l seen there and the weights w that the policy gave
         to them *before* they were seen, sum(w l^2) / sum(l^2) must lie below 0.9 (see
         :func:`~nwsketch.training.policies.variance_ratio`).
-    memory : float or None, default=0.8
+    memory : float or None, default=0.5
         Weight of an example's own last loss, one pass later, against the prediction of the sketch; within
         (0, 1]. None leaves all to the sketch.
-    decay : float, default=0.5
+    decay : float, default=0.1
         Weight of losses in the sketch one pass later, within (0, 1].
     refresh : {"epoch"} or int, default="epoch"
         Scores are computed anew at the start of every epoch, or after every so many examples drawn; each such
@@ -122,8 +122,8 @@ class SketchSampler(Sampler[WeightedIndex]):
         uniform_share: float = 0.1,
         warmup_epochs: float = 1,
         switch: Literal["auto"] | None = "auto",
-        memory: float | None = 0.8,
-        decay: float = 0.5,
+        memory: float | None = 0.5,
+        decay: float = 0.1,
         refresh: Literal["epoch"] | int = "epoch",
         clip: float | None = None,
         seed: int,

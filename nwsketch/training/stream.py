@@ -9,15 +9,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nwsketch.backends import Codes
-from nwsketch.inputs import check_integer
+from nwsketch.inputs import check_codes, check_integer
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.sketch import NadarayaWatsonSketch
 from nwsketch.training import policies
 from nwsketch.training.arrays import as_losses, check_losses
 from nwsketch.training.hashing import RowHasher
 
-#: Old evidence decays in so many steps per half-life.
-STEPS_PER_HALF_LIFE = 16
+#: What the default sketch of a stream differs in: look-ups cost time at every step, and threads of its own
+#: would compete with those of the model.
+CHANGES: dict[str, Any] = {"n_repetitions": 8, "n_jobs": 1}
+#: Losses are learnt in lots of at least so many, which costs less than one small batch after the other.
+LOT = 1024
+#: Weights of new losses grow in place of older ones decaying; all are scaled down once they reach this.
+LARGEST_WEIGHT = 2.0**64
 
 
 class Selection(NamedTuple):
@@ -56,8 +61,8 @@ class StreamSelector:
         Mixed in, so that no weight exceeds its inverse; within [0, 1].
     warmup : int, default=4096
         Rows are selected uniformly until so many losses were seen.
-    half_life : int or None, default=65536
-        Losses after which older ones weigh half; None for never.
+    half_life : int or None, default=2048
+        Losses after which older ones weigh half, since the model moves on; None for never.
     clip : float or None, default=None
         Quantile that larger scores are lowered to (:func:`~nwsketch.training.policies.clip`).
     seed : int
@@ -88,7 +93,7 @@ class StreamSelector:
         exponent: float = 1.0,
         uniform_share: float = 0.1,
         warmup: int = 4096,
-        half_life: int | None = 65536,
+        half_life: int | None = 2048,
         clip: float | None = None,
         seed: int,
     ) -> None:
@@ -102,8 +107,9 @@ class StreamSelector:
         self._estimator, self._seed = sketch, check_integer("seed", seed, 0)
         self._rng = np.random.default_rng(self._seed)
         self._hasher: RowHasher | None = None
-        self._undecayed = 0
-        self.n_skipped = 0
+        self._weight = 1.0
+        self._waiting: list[tuple[Codes, NDArray[np.float64]]] = []
+        self.n_losses = self.n_skipped = 0
 
     @property
     def sketch(self) -> NadarayaWatsonSketch | None:
@@ -134,7 +140,7 @@ class StreamSelector:
         """
         hasher = self._hasher
         if hasher is None:
-            hasher = RowHasher(features, self.n_labels, self._estimator, self._seed)
+            hasher = RowHasher(features, self.n_labels, self._estimator, self._seed, **CHANGES)
         codes = hasher.hash(features, labels)
         if check_integer("n_select", n_select, 1) > len(codes):
             raise ValueError(
@@ -179,16 +185,18 @@ class StreamSelector:
             codes = features_or_codes
         else:
             if hasher is None:
-                hasher = RowHasher(features_or_codes, self.n_labels, self._estimator, self._seed)
+                hasher = RowHasher(features_or_codes, self.n_labels, self._estimator, self._seed, **CHANGES)
             codes = hasher.hash(features_or_codes, labels)
         check_losses(losses, len(codes))
         values = as_losses(losses)
         finite = np.isfinite(values)
-        codes = codes if finite.all() else codes[finite]
-        hasher.sketch.update(codes, values[finite])
+        check_codes(codes.array, hasher.sketch.n_repetitions, hasher.sketch.n_buckets)
         self._hasher = hasher
-        self._decay(int(finite.sum()))
+        self._waiting.append((codes, values) if finite.all() else (codes[finite], values[finite]))
+        self.n_losses += int(finite.sum())
         self.n_skipped += len(values) - int(finite.sum())
+        if sum(len(codes) for codes, _ in self._waiting) >= LOT:
+            self._learn(hasher.sketch)
         return self
 
     @property
@@ -198,11 +206,14 @@ class StreamSelector:
 
     # -- within -------------------------------------------------------------------------------
 
-    def _decay(self, n_new: int) -> None:
-        """Let older losses weigh less, in steps: each costs as much as the tables are large."""
-        if self.half_life is None or self._hasher is None:
-            return
-        self._undecayed += n_new
-        if self._undecayed * STEPS_PER_HALF_LIFE >= self.half_life:
-            self._hasher.sketch.decay(0.5 ** (self._undecayed / self.half_life))
-            self._undecayed = 0
+    def _learn(self, sketch: NadarayaWatsonSketch) -> None:
+        """Add what waits, and let later losses weigh more, which costs less than to decay all tables."""
+        codes = Codes(np.hstack([codes.array for codes, _ in self._waiting]))
+        losses = np.concatenate([losses for _, losses in self._waiting])
+        self._waiting = []
+        sketch.update(codes, losses, np.full(len(codes), self._weight))
+        if self.half_life is not None:
+            self._weight *= 2.0 ** min(len(codes) / self.half_life, 64.0)
+        if self._weight >= LARGEST_WEIGHT:
+            sketch.decay(1.0 / self._weight)
+            self._weight = 1.0
