@@ -51,10 +51,11 @@ class Ranks:
             distributed.all_reduce(torch.from_numpy(array), group=self._group)
 
     def gather(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Join arrays of all processes along their last axis, in the order of the ranks."""
+        """Join arrays of all processes along their last axis, one item of each in turn."""
         parts: list[Any] = [None] * self.size
         distributed.all_gather_object(parts, array, group=self._group)
-        return np.concatenate(parts, axis=-1)
+        turns = np.concatenate([np.arange(part.shape[-1]) for part in parts])
+        return np.concatenate(parts, axis=-1)[..., np.argsort(turns, kind="stable")]
 
 
 def is_distributed() -> bool:
