@@ -24,8 +24,7 @@ PACKAGE = Path(nwsketch.__file__).resolve().parent
 HEIGHTS = {
     "hashing": 0,
     "backends": 0,
-    "aggregation": 0,
-    "aggregation_kernels": 0,
+    "tensors": 0,
     "exact_kernels": 0,
     "progress": 0,
     "proportions_kernels": 0,
@@ -36,6 +35,7 @@ HEIGHTS = {
     "trend": 1,
     "uncertainty": 1,
     "inputs": 1,
+    "torch_inputs": 1,
     "merging": 1,
     "proportions": 1,
     "_sklearn": 1,
