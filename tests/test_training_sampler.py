@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="SketchSampler is a sampler of PyTor
 
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset  # noqa: E402
 
+import nwsketch.training.stopwatch  # noqa: E402
 from nwsketch import NadarayaWatsonSketchRegressor  # noqa: E402
 from nwsketch.training import SketchSampler, WeightedCollate, gradient_norm_bound  # noqa: E402
 from nwsketch.training.policies import variance_ratio  # noqa: E402
@@ -449,6 +450,19 @@ def test_metrics_of_a_draw():
     assert metrics["variance_ratio"] < 0.9
     assert 0 < metrics["evidence_age"] < 2
     assert metrics["never_seen_share"] < 0.5
+
+
+def test_time_between_epochs_does_not_count(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(nwsketch.training.stopwatch, "perf_counter", lambda: now)
+    sampler = make_sampler()
+    for _ in range(3):
+        now += 1000.0  # an evaluation
+        for index, _, _ in make_loader(sampler):
+            now += 1.0  # a step
+            sampler.update(index, torch.ones(len(index)))
+    assert sampler._stopwatch.training == 12
+    assert sampler.metrics()["overhead_share"] == 0
 
 
 def test_metrics_before_anything_happened():

@@ -14,7 +14,7 @@ from nwsketch.hashing import get_family
 from nwsketch.inputs import check_rows
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.sketch import NadarayaWatsonSketch
-from nwsketch.training.arrays import to_host
+from nwsketch.tensors import to_host
 
 #: The sketch that ``sketch=None`` stands for. So many buckets that codes are not rehashed up to 256 labels:
 #: unrelated rows in a bucket do more harm to a loss than few repetitions do.
@@ -154,6 +154,11 @@ def empty_sketch(
                 f"sketch has {name}={getattr(estimator, name)!r}, which needs the losses of all rows at "
                 f"once, while here they come as training goes on: set {name}={value!r}."
             )
+    if estimator.backend == "torch" or estimator.device not in (None, "cpu"):
+        raise ValueError(
+            f"sketch has backend={estimator.backend!r} and device={estimator.device!r}, but codes and losses are "
+            "kept on the host, whatever trains: set backend='auto' and device=None."
+        )
     family = get_family(estimator.kernel)
     bandwidth = estimator.bandwidth
     if not family.takes_bandwidth:

@@ -189,10 +189,10 @@ class SketchSampler(Sampler[WeightedIndex]):
         """Begin an epoch, or go on with the one that :meth:`load_state_dict` restored."""
         if not self._is_wrapped:
             raise RuntimeError(f"No data set was wrapped, so batches would carry no weights: use {REMEDY}.")
+        self._stopwatch.start_epoch()
         if not self._is_resuming:
             self._begin_epoch()
         self._is_resuming = False
-        self._stopwatch.start_epoch()
         return self._hand_out(self._cursor)
 
     def wrap(self, dataset: Any) -> WeightedDataset:
