@@ -156,8 +156,8 @@ def empty_sketch(
             )
     if estimator.backend == "torch" or estimator.device not in (None, "cpu"):
         raise ValueError(
-            f"sketch has backend={estimator.backend!r} and device={estimator.device!r}, but codes and losses are "
-            "kept on the host, whatever trains: set backend='auto' and device=None."
+            f"sketch has backend={estimator.backend!r} and device={estimator.device!r}, but codes and losses "
+            "are kept on the host, whatever trains: set backend='auto' and device=None."
         )
     family = get_family(estimator.kernel)
     bandwidth = estimator.bandwidth
