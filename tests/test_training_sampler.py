@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="SketchSampler is a sampler of PyTor
 
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset  # noqa: E402
 
+import nwsketch.training.hashing  # noqa: E402
 import nwsketch.training.stopwatch  # noqa: E402
 from nwsketch import NadarayaWatsonSketchRegressor  # noqa: E402
 from nwsketch.training import SketchSampler, WeightedCollate, gradient_norm_bound  # noqa: E402
@@ -243,7 +244,9 @@ def test_predictions_rank_as_the_true_losses_of_examples_never_seen():
     assert abs(sampler.metrics()["rank_correlation"]) < 0.2
 
 
-def test_features_far_from_zero_are_centred():
+@pytest.mark.parametrize("chunk_size", [2**22, 6 * 7])
+def test_features_far_from_zero_are_centred(chunk_size, monkeypatch):
+    monkeypatch.setattr(nwsketch.training.hashing, "CHUNK_SIZE", chunk_size)
     X, _, losses = make_data()
     sampler = make_sampler(X + 1000.0, memory=None)
     run_epoch(sampler, losses)
