@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -207,17 +208,22 @@ def test_importing_nwsketch_does_not_even_try_an_optional_library(more, expected
     assert answer.stdout.split()[: max(len(expected), 1)] == expected
 
 
+def is_record(thing):
+    """Return whether the arguments of a class are its attributes."""
+    return is_dataclass(thing) or hasattr(thing, "_fields")
+
+
 def undocumented(name, thing, inherited=""):
     """Return what the docstring of a class or function lacks, in a sentence each.
 
     A method may leave its parameters to the docstring of the method that it overrides; the
-    parameters of a dataclass are its attributes.
+    parameters of a record are its attributes.
     """
     text = inspect.getdoc(thing) or ""
     if not text:
         return [f"{name} has no docstring"]
     takes = [argument for argument in inspect.signature(thing).parameters if argument not in ("self", "cls")]
-    section = r"^(Parameters|Attributes)\n-{10}$" if is_dataclass(thing) else r"^Parameters\n-{10}$"
+    section = r"^(Parameters|Attributes)\n-{10}$" if is_record(thing) else r"^Parameters\n-{10}$"
     if takes and not re.search(section, f"{text}\n{inherited}", re.MULTILINE):
         return [f"{name} takes {', '.join(takes)} and has no section Parameters"]
     return []
@@ -238,7 +244,10 @@ def undocumented_in_class(name, cls):
 
 def test_public_names_are_documented():
     found = []
-    for home in ("nwsketch", "nwsketch.hashing", "nwsketch.sketch"):
+    homes = ["nwsketch", "nwsketch.hashing", "nwsketch.sketch", "nwsketch.training.policies"]
+    if importlib.util.find_spec("torch"):
+        homes.append("nwsketch.training")
+    for home in homes:
         module = importlib.import_module(home)
         for name in getattr(module, "__all__", ()):
             thing = getattr(module, name)
