@@ -66,7 +66,7 @@ def validate_rows(
     """
     if tensors and is_tensor(X):
         return _validate_tensors(estimator, X, y, sample_weight, reset=reset)
-    X, y, sample_weight = to_host(X), to_host(y), to_host(sample_weight)
+    X, y, sample_weight = _unlisted(to_host(X)), _unlisted(to_host(y)), to_host(sample_weight)
     if reset or not (_needs_no_validation(X, estimator) and _are_targets(y, len(X))):
         # scikit-learn sums X to see whether it is finite, and may overflow where X does not.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -85,7 +85,7 @@ def validate_queries(estimator: Any, X: Any, *, tensors: bool = False) -> Any:
     """Validate rows that are asked about; returned as by :func:`validate_rows`."""
     if tensors and is_tensor(X):
         return _tensor_rows(estimator, X, reset=False)
-    X = to_host(X)
+    X = _unlisted(to_host(X))
     if _needs_no_validation(X, estimator):
         return X
     with np.errstate(over="ignore", invalid="ignore"):
@@ -129,6 +129,17 @@ def _validate_tensors(estimator: Any, X: Any, y: Any, sample_weight: Any, *, res
         sample_weight = np.full(len(X), float(sample_weight))
     weights = None if sample_weight is None else as_weights(sample_weight, X)
     return X, targets.reshape(-1) if flat else targets, weights
+
+
+def _unlisted(values: Any) -> Any:
+    """Return a list of numbers as the array that scikit-learn would make of it, anything else as it is."""
+    if type(values) is not list:
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError:  # of unequal lengths: scikit-learn has the words for it
+        return values
+    return array.astype(np.float64, copy=False) if array.dtype.kind in "fiub" else values
 
 
 def _needs_no_validation(X: Any, estimator: Any) -> bool:

@@ -113,11 +113,12 @@ def _load(
     features[:] = 0
     norms[:] = 0
     in_float64[:] = False
-    for first in range(0, n_features, LOADED):
-        for i in range(n_rows):
-            for j in range(first, min(first + LOADED, n_features)):
-                for k in range(j, scales.size, n_padded):
-                    features[k * ROWS + i] = np.float32(np.float64(rows[i, j]) * scales[k])
+    for copy in range(n_copies):
+        for first in range(0, n_features, LOADED):
+            for i in range(np.uint64(n_rows)):
+                for j in range(np.uint64(first), np.uint64(min(first + LOADED, n_features))):
+                    k = np.uint64(copy * n_padded) + j
+                    features[k * _ROWS + i] = np.float32(np.float64(rows[i, j]) * scales[k])
     for i in range(ROWS):
         norm = math.sqrt(n_copies) * _norm(rows[i], scales) if i < n_rows else 0.0
         in_float64[i] = i < n_rows and not SMALLEST_NORM < norm < largest_norm
@@ -368,8 +369,9 @@ def _hash_tile(
             if rehashed:
                 to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
             else:
-                for i in range(part.size):
-                    part[i] = words[offset + i]
+                signs_of_rows = words[offset : offset + part.size]
+                for i in range(np.uint64(part.size)):
+                    part[i] = signs_of_rows[i]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
