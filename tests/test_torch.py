@@ -367,6 +367,7 @@ def test_learning_within_a_mode_and_going_on_outside(kernel, mode, device):
     with mode():
         sketch = make_sketch(kernel).update(X * 1, y * 1).decay(0.5)
         sketch.merge(make_sketch(kernel).update(X, y))
+        assert not any(part.is_inference() for part in make_sketch(kernel).update(X, y)._state)
         within = sketch.query(X * 1)
         assert_close(within, copy.deepcopy(sketch).query(X))
     sketch.update(X, y)
