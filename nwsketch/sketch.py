@@ -26,20 +26,15 @@ from nwsketch.backends.aggregation import Rules, divisor_from, tolerated
 from nwsketch.backends.base import Array, Progress
 from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import weighted_deviations
+from nwsketch.border import Border
 from nwsketch.correction import Correction, Rounds, choose_rounds, corrected, require_additive
 from nwsketch.hashing import HashFamily, HashPlan, get_family
 from nwsketch.inputs import (
     check_bandwidth,
-    check_cells,
-    check_codes,
     check_integer,
     check_labels,
-    check_rows,
     check_sums,
     check_table_size,
-    check_targets,
-    check_weights,
-    harmless_magnitude,
 )
 from nwsketch.merging import require_same_hashes
 from nwsketch.tensors import is_tensor, joined, like, to_host, uncompiled
@@ -185,7 +180,7 @@ class NadarayaWatsonSketch:
             seed=self.random_state,
             n_labels=self.n_labels,
         )
-        self._harmless = harmless_magnitude(self.plan.cells_per_unit)
+        self._border = Border(self.plan, self.n_labels)
         self.n_buckets = self.plan.n_buckets
         check_table_size((self.n_repetitions, self.n_buckets, self.n_outputs + 1), MAX_TABLE_BYTES)
         self.correction: Correction | None = None
@@ -251,7 +246,8 @@ class NadarayaWatsonSketch:
         ValueError
             If the input is not as described.
         """
-        given, X = _kind(X), self._hashable(X, check_input)
+        self._settle(X)
+        given, X = _kind(X), self._border.hashable(self._backend, X, check_input)
         if labels is not None:
             labels = to_host(labels)
             labels = check_labels(labels, X.shape[0], self.n_labels) if check_input else np.asarray(labels)
@@ -719,76 +715,27 @@ class NadarayaWatsonSketch:
         return 1 if n_rows * self.n_repetitions <= FEW_CODES else count_threads(self.n_jobs)
 
     def _rows(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        check_input: bool,
-        n_targets: int | None = None,
+        self, X: Any, y: Any, sample_weight: Any, check_input: bool, n_targets: int | None = None
     ) -> tuple[Any, Any, Any]:
         """Validate rows that are learnt, forgotten or left out."""
         self._settle(X)
-        # A correction, which has targets of its own, adds to nothing.
-        n_outputs, before = (
-            (self.n_outputs, self._state.totals[-2]) if n_targets is None else (n_targets, 0.0)
+        n_outputs, before = n_targets, 0.0  # a correction has targets of its own and adds to nothing
+        if n_outputs is None:
+            n_outputs, before = self.n_outputs, self._state.totals[-2]
+        return self._border.rows(
+            self._backend,
+            X,
+            y,
+            sample_weight,
+            n_outputs=n_outputs,
+            weight_before=before,
+            check_input=check_input,
         )
-        if is_tensor(X) and self._backend.takes_tensors:
-            from nwsketch.torch_inputs import as_targets, as_weights
-
-            X = self._tensor(self._labelled(X))
-            y = as_targets(y, X, n_outputs)
-            sample_weight = None if sample_weight is None else as_weights(sample_weight, X)
-            return self._within_reach(X, y, sample_weight, before, check_input), y, sample_weight
-        rows, targets, weights = self._queries(X, check_input), to_host(y), to_host(sample_weight)
-        if check_input:
-            targets = check_targets(targets, rows.shape[0], n_outputs)
-            weights = None if weights is None else check_weights(weights, rows.shape[0])
-        check_sums(targets, weights, float(before))
-        return rows, targets, weights
 
     def _queries(self, X: Any, check_input: bool) -> Any:
-        """Validate rows that are asked about, learnt or forgotten; of labelled ones, the codes."""
-        return self._hashable(self._labelled(X), check_input)
-
-    def _labelled(self, X: Any) -> Any:
-        if self.n_labels and not isinstance(X, Codes):
-            raise ValueError(
-                f"This sketch tells rows apart by n_labels={self.n_labels} labels: give hash(X, labels) in "
-                "place of X."
-            )
-        return X
-
-    def _hashable(self, X: Any, check_input: bool) -> Any:
-        """Validate rows, or their codes."""
+        """Validate rows that are asked about."""
         self._settle(X)
-        if isinstance(X, Codes):
-            if check_input:
-                check_codes(X.array, self.n_repetitions, self.n_buckets)
-            return X if self._backend.takes_tensors else Codes(to_host(X.array))
-        if is_tensor(X):
-            if self._backend.takes_tensors:
-                return self._within_reach(self._tensor(X), None, None, 0.0, check_input)
-            X = to_host(X)
-        if check_input:
-            X = check_rows(X, self.n_features)
-        check_cells(X, self.plan.cells_per_unit, self._harmless)
-        return X
-
-    def _tensor(self, X: Any) -> Any:
-        from nwsketch.torch_inputs import as_rows
-
-        return as_rows(X, self.n_features)
-
-    def _within_reach(self, X: Any, y: Any, weights: Any, before: Any, check_input: bool) -> Any:
-        """Validate the values of tensors, and return those that a GPU would hash wrongly as codes."""
-        if not check_input:
-            return X
-        from nwsketch.torch_inputs import check_values
-
-        largest = check_values(X, y, weights, before)
-        if largest >= self._harmless:
-            check_cells(to_host(X), self.plan.cells_per_unit, self._harmless)
-        return self._backend.codes_on_host(X) if largest >= self._backend.farthest else X
+        return self._border.queries(self._backend, X, check_input)
 
     def _settle(self, X: Any) -> None:
         """Let the first rows choose the backend, if the user does not."""

@@ -31,6 +31,7 @@ HEIGHTS = {
     "sketch": 1,
     "bandwidth": 1,
     "bandwidth_search": 1,
+    "border": 1,
     "correction": 1,
     "trend": 1,
     "uncertainty": 1,
