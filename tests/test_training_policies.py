@@ -153,9 +153,7 @@ def test_draws_without_replacement_occur_as_often_as_stated():
 def test_every_place_of_a_draw_is_as_likely_an_examples(at):
     included = inclusion_probabilities(mixture(proportional(make_scores()), 0.3), N_DRAWS)
     rng, n_trials = np.random.default_rng(0), 30_000
-    counts = np.bincount(
-        [systematic(included, N_DRAWS, rng)[at] for _ in range(n_trials)], minlength=N_ROWS
-    )
+    counts = np.bincount([systematic(included, N_DRAWS, rng)[at] for _ in range(n_trials)], minlength=N_ROWS)
     assert surprise(counts, n_trials * included / N_DRAWS, n_trials) > 1e-3
 
 

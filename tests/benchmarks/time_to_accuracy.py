@@ -2,9 +2,9 @@
 
 How it is measured, alike for every arm of a set (``time_to_accuracy.toml`` holds the settings):
 
-- Rows: a tenth of the training part, at most 5,000, is held out for tuning; the arms learn from the others, as
-  many as the settings say. Batches are gathered from tensors in memory, the fastest loading there is, so that
-  what a sampler takes beside training weighs as much as it can.
+- Rows: a tenth of the training part, at most 5,000, is held out for tuning; the arms learn from the others,
+  as many as the settings say. Batches are gathered from tensors in memory, the fastest loading there is, so
+  that what a sampler takes beside training weighs as much as it can.
 - Rates: three learning rates, on one seed that is not among those reported; the best by the final metric
   on the rows for tuning. Every run decays its rate to zero over its own rows.
 - Timed runs: one after the other, all arms of a seed before the next seed, each seed from another arm on. The
@@ -30,7 +30,6 @@ from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
-
 from trials.data import load
 from trials.evaluation import METRICS
 from trials.pictures import draw
@@ -105,9 +104,7 @@ def parse():
     parser.add_argument("--seeds", type=int, help="in place of the settings' number")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--label-noise", type=float, default=0.0, help="share of training labels made wrong")
-    parser.add_argument(
-        "--imbalance", type=float, default=1.0, help="the last class keeps one row in so many"
-    )
+    parser.add_argument("--imbalance", type=float, default=1.0, help="the last class keeps a row in so many")
     parser.add_argument("--augment", action="store_true", help="shift and mirror images, drop words")
     parser.add_argument("--smoke", action="store_true", help="made-up data, two seeds")
     return parser, parser.parse_args()

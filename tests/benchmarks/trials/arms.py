@@ -1,18 +1,19 @@
 """The arms for data seen many times: which rows an epoch trains on, and with which weights.
 
-Every arm is asked alike: ``plan`` an epoch, hand out its batches, ``observe`` the losses of each. All of it is
-charged, making the arm included. Arms that draw by scores share the policy, its exponent and uniform share,
-and draw without replacement, each row with the weight that keeps the gradient unbiased.
+Every arm is asked alike: ``plan`` an epoch, hand out its batches, ``observe`` the losses of each. All of it
+is charged, making the arm included. Arms that draw by scores share the policy, its exponent and uniform
+share, and draw without replacement, each row with the weight that keeps the gradient unbiased.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from nwsketch.training import SketchSampler, gradient_norm_bound, policies
+from nwsketch.training import SketchSampler, policies
 from nwsketch.training.uniform import UniformPasses
 
 
@@ -84,7 +85,7 @@ class Arm:
         self.uniform = UniformPasses(context.n_rows, self.rng)
 
     def plan(self, epoch):
-        """Begin an epoch, and set ``n_planned``; return (rows, weights or None) of it all."""
+        """Begin an epoch, and set ``n_planned``; return its rows, and their weights or None."""
         return self.uniform.take(self.n_planned), None
 
     def batches(self, epoch):
@@ -152,8 +153,8 @@ class TrueLosses(LastLosses):
 class InfoBatch(Arm):
     """The rule of InfoBatch: leave out easy rows at random, weigh up the easy ones that are kept.
 
-    A row whose last loss lies below the mean is left out with probability r = 0.5, or else weighs 1 / (1 - r).
-    The last eighth of the epochs trains on all rows. The number of rows follows from the losses.
+    A row whose last loss lies below the mean is left out with probability r = 0.5, or else weighs
+    1 / (1 - r). The last eighth of the epochs trains on all rows. The number of rows follows from the losses.
 
     (Z. Qin et al., "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning", ICLR 2024,
     arXiv:2303.04947, sections 3.2 and 3.3.)
@@ -186,7 +187,7 @@ class InfoBatch(Arm):
 class Sketch(UniformAtBudget):
     """The sampler: a sketch of the losses, and each row's own last one beside it."""
 
-    changes = {}
+    changes = MappingProxyType({})
 
     def __init__(self, context):
         super().__init__(context)
@@ -218,7 +219,7 @@ class Sketch(UniformAtBudget):
 class SketchAlone(Sketch):
     """The sampler without a memory of rows: the sketch alone."""
 
-    changes = {"memory": None}
+    changes = MappingProxyType({"memory": None})
 
 
 #: Options of a variant that its arm reads itself.
@@ -234,5 +235,3 @@ MAP_ARMS = {
     "sketch alone": SketchAlone,
     "sketch and last losses": Sketch,
 }
-
-__all__ = ["MAP_ARMS", "Arm", "Context", "gradient_norm_bound"]

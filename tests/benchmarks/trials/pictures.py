@@ -25,9 +25,7 @@ def draw(records, settings, file, metric=None, clock="seconds"):
     use("Agg")
     from matplotlib import pyplot
 
-    groups = {
-        key: found for key, found in group(records).items() if any(r["phase"] == "timed" for r in found)
-    }
+    groups = group(record for record in records if record["phase"] == "timed")
     figure, panels = pyplot.subplots(
         1, max(len(groups), 1), figsize=(7 * max(len(groups), 1), 5), squeeze=False, layout="constrained"
     )

@@ -144,10 +144,8 @@ def ratio_text(comparison, arm, rival):
 def print_all_metrics(comparison):
     """Print the final value of every metric, and what the draws were like."""
     metrics = [*RISING, "log_loss"]
-    print_head(
-        ["final, mean", *(metric.replace("_", " ") for metric in metrics)]
-        + ["effective share", "largest weight", "rank correlation", "variance ratio", "wrong labels drawn"]
-    )
+    draws = ("effective share", "largest weight", "rank correlation", "variance ratio", "wrong labels drawn")
+    print_head(["final, mean", *(metric.replace("_", " ") for metric in metrics), *draws])
     for arm in comparison.arms:
         runs = list(comparison.runs[arm].values())
         cells = [f"{np.mean([final(run, metric) for run in runs]):.4f}" for metric in metrics]

@@ -33,9 +33,9 @@ def make_optimiser(model, settings, rate):
 def run(task, settings, arm_name, rate, seed, stress, tuning=False):
     """Train one net; return what is to be recorded.
 
-    The seed draws the net, alike for all arms, and the order and draws of the arm. The rate is decayed to zero
-    along a half cosine over the arm's own number of rows. Evaluations come after as many rows for every arm,
-    before the first step, and at the end; the clock stands still meanwhile.
+    The seed draws the net, alike for all arms, and the order and draws of the arm. The rate is decayed to
+    zero along a half cosine over the arm's own number of rows. Evaluations come after as many rows for every
+    arm, before the first step, and at the end; the clock stands still meanwhile.
 
     Parameters
     ----------
