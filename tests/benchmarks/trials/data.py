@@ -14,7 +14,6 @@ from scipy.sparse import csr_matrix
 
 from trials.nets import ConvNet, TabularNet, TextNet
 
-N_TUNING = 5_000  # most rows held out of the training part for tuning; a tenth of fewer
 N_WORDS, LONGEST = 8_192, 32
 WIDTH_OF_TEXT = 128
 
@@ -134,13 +133,7 @@ def load_kddcup99(folder):
     numbers = [i for i in range(table.shape[1]) if i not in categories]
     levels = [int(table[:, i].max()) + 1 for i in categories]
     table = np.hstack([table[:, numbers], table[:, categories]])
-    order = np.random.default_rng(0).permutation(len(table))
-    rank = np.empty(len(table), dtype=np.int64)  # among the rows of its class
-    for label in np.unique(labels):
-        mine = order[labels[order] == label]
-        rank[mine] = np.arange(len(mine))
-    is_test = rank % 4 == 1
-    parts = [order[~is_test[order]], order[is_test[order]]]
+    parts = part_off(labels, 4)
     n_numbers = len(numbers)
     return _tabular(
         [table[which] for which in parts],
@@ -191,11 +184,21 @@ LOADERS = {
 }
 
 
+def part_off(labels, every):
+    """Return most rows, and one in ``every`` of each class (its second row too), in random order."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    rank = np.empty(len(order), dtype=np.int64)  # among the rows of its class
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        rank[mine] = np.arange(len(mine))
+    is_held_out = (rank % every == 1)[order]
+    return order[~is_held_out], order[is_held_out]
+
+
 def load(folder, name, settings, stress):
     """Return the task of a set, with as many rows as its settings say, under stress."""
     (train, test), n_classes, make_net, features = LOADERS[name](folder)
-    order = np.random.default_rng(0).permutation(len(train.labels))
-    n_tuning = min(len(order) // 10, N_TUNING)
-    tune, train = train.rows(order[:n_tuning]), train.rows(order[n_tuning:][: settings.n_train])
+    kept, held_out = part_off(train.labels.numpy(), 10)
+    tune, train = train.rows(held_out), train.rows(kept[: settings.n_train])
     train, is_corrupt = stress.spoil(train, n_classes)
     return Task(train, tune, test, n_classes, make_net, features, is_corrupt)
