@@ -71,10 +71,10 @@ def run(task, settings, arm_name, rate, seed, stress, tuning=False):
     points, told, weights_seen, n_seen, n_corrupt = [], [], [], 0, 0
     clock = Clock()
 
-    def note(is_last=False):
+    def note():
         with clock.paused():
             spent = {"samples": n_seen, "seconds": clock.seconds, "cpu_seconds": clock.cpu_seconds}
-            points.append(spent | evaluate(model, part, all_of_them=is_last))
+            points.append(spent | evaluate(model, part))
 
     with clock.measured():
         arm = make(Context(settings, inputs, labels, task.n_classes, task.features, losses_of, seed, options))
@@ -113,7 +113,7 @@ def run(task, settings, arm_name, rate, seed, stress, tuning=False):
             told.append({"seconds": clock.seconds} | arm.metrics())
     if points and points[-1]["samples"] == n_seen:
         points.pop()
-    note(is_last=True)
+    note()
     weights_seen = np.concatenate(weights_seen or [np.ones(1)])
     return {
         "points": points,
