@@ -120,7 +120,7 @@ def test_weights_are_one_on_average(policy):
 
 
 def surprise(counts, expected, n_trials):
-    """Chi-square of counts of independent trials against their expectation: the chance of more by accident."""
+    """Chi-square test of counts of independent trials: the chance of a larger deviation by accident."""
     stated = expected > 0
     assert (counts[~stated] == 0).all()
     statistic = ((counts[stated] - expected[stated]) ** 2 / expected[stated]).sum()

@@ -19,7 +19,7 @@ from nwsketch.training.hashing import RowHasher
 #: What the default sketch of a stream differs in: look-ups cost time at every step, and threads of its own
 #: would compete with those of the model.
 CHANGES: dict[str, Any] = {"n_repetitions": 8, "n_jobs": 1}
-#: Losses are learnt in lots of at least so many, which costs less than one small batch after the other.
+#: After the warm-up losses are learnt in lots of at least so many, which costs less than one small batch after the other.
 LOT = 1024
 #: Weights of new losses grow in place of older ones decaying; all are scaled down once they reach this.
 LARGEST_WEIGHT = 2.0**64
@@ -195,7 +195,7 @@ class StreamSelector:
         self._waiting.append((codes, values) if finite.all() else (codes[finite], values[finite]))
         self.n_losses += int(finite.sum())
         self.n_skipped += len(values) - int(finite.sum())
-        if sum(len(codes) for codes, _ in self._waiting) >= LOT:
+        if self.is_warming_up or sum(len(codes) for codes, _ in self._waiting) >= LOT:
             self._learn(hasher.sketch)
         return self
 
