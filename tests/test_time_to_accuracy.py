@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra
 
 import time_to_accuracy  # noqa: E402
 from trials import arms, clock, data, evaluation, records, training  # noqa: E402
-from trials.reports import Comparison, print_tables  # noqa: E402
+from trials.reports import Comparison, is_sooner, print_tables  # noqa: E402
 from trials.settings import Settings  # noqa: E402
 from trials.statistics import interval, speed_up, target_of, time_to, value_at  # noqa: E402
 from trials.stress import Stress  # noqa: E402
@@ -218,6 +218,25 @@ def test_a_comparison_of_records_with_known_answers(capsys):
     print_tables(found, {"made_up": settings})
     row = next(line for line in capsys.readouterr().out.splitlines() if "1 of 2" in line)
     assert row.startswith("| sketch | 2 | 7.0 | 1 of 2 | 1.00 (1) |")
+
+
+def test_a_speed_up_is_claimed_only_where_runs_show_it():
+    def compare(ours, theirs):
+        found = [made_up_record("uniform", seed, 9) for seed in range(3)]  # the target is .9
+        for arm, times in (("sketch", ours), ("dynamic random", theirs)):
+            for seed, moment in enumerate(times):
+                record = made_up_record(arm, seed, 9 if moment else 8)
+                record["points"][-1]["seconds"] = moment or 8.5
+                found.append(record)
+        return is_sooner(Comparison(found, replace(SETTINGS, metric="accuracy")), "sketch", "dynamic random")
+
+    assert compare((8.1, 8.2, 8.3), (9.1, 9.2, 9.4)) is True
+    assert compare((8.1, 8.2, 9.9), (9.1, 9.2, 9.4)) is False  # the interval holds 1
+    assert compare((9.1, 9.2, 9.4), (8.1, 8.2, 8.3)) is False
+    assert compare((8.1, 8.2, None), (9.1, 9.2, 9.4)) is False  # missed by a run of ours alone
+    assert compare((8.1, 8.2, 8.3), (None, None, None)) is True
+    assert compare((8.1, 8.2, None), (None, None, None)) is False
+    assert compare((8.1,), (9.1,)) is None
 
 
 def test_the_best_rate_is_of_the_tuning_seed_and_never_nan():

@@ -128,6 +128,7 @@ def print_comparison(comparison):
         cells += [ratio_text(comparison, arm, rival) for rival in rivals]
         print_row([*cells, f"{np.mean(overheads):.1%}"])
     print()
+    print_verdict(comparison)
 
 
 def ratio_text(comparison, arm, rival):
@@ -139,6 +140,29 @@ def ratio_text(comparison, arm, rival):
     if n == 0:
         return "(0)"
     return f"{ratio:.2f} ({n})" if n == 1 else f"{ratio:.2f}, {low:.2f} to {high:.2f} ({n})"
+
+
+def is_sooner(comparison, arm, rival):
+    """Return whether an arm may be called faster than a rival: None if there are too few pairs to tell.
+
+    It must not miss the target in more of the paired runs than the rival does; and where both arrived, the
+    interval of the ratio must lie above 1, or else the rival never arrives and the arm always does.
+    """
+    seeds = comparison.pairs(arm, rival)
+    ours, theirs = comparison.times(arm, seeds), comparison.times(rival, seeds)
+    if len(seeds) < 2:
+        return None
+    if np.isnan(theirs).all() or np.isnan(ours).sum() > np.isnan(theirs).sum():
+        return not np.isnan(ours).any()
+    return bool(speed_up(ours, theirs)[1] > 1)
+
+
+def print_verdict(comparison):
+    """Say of which arms the records show that they are faster than all that must be beaten."""
+    rivals = [rival for rival in RIVALS if rival in comparison.runs]
+    found = {arm: [is_sooner(comparison, arm, rival) for rival in rivals] for arm in comparison.arms}
+    faster = [arm for arm in comparison.arms if arm not in rivals and all(found[arm])]
+    print(f"Faster than {', '.join(rivals)}, as far as these runs show: {', '.join(faster) or 'none'}.\n")
 
 
 def print_all_metrics(comparison):
