@@ -144,6 +144,19 @@ def test_infobatch_weighs_up_what_it_keeps():
     assert len(arm.plan(7)[0]) == 4_000  # the last eighth
 
 
+@pytest.mark.parametrize("name", ["last losses", "true losses", "sketch alone", "sketch and last losses"])
+def test_a_variant_may_leave_out_the_weights(name, task):
+    settings = replace(
+        SETTINGS,
+        sketch={"switch": None, "warmup_epochs": 0.5},
+        variants={"biased": {"of": name, "weight_power": 0.0}},
+    )
+    shares = [
+        training.run(task, settings, arm, 1e-2, 0, NO_STRESS)["effective_share"] for arm in (name, "biased")
+    ]
+    assert shares[0] < 0.99 < shares[1]
+
+
 def test_metrics_are_those_of_scikit_learn(task):
     model = task.make_net()
     found = evaluation.evaluate(model, task.test)

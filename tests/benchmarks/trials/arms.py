@@ -61,6 +61,10 @@ class Context:
         chosen = DEFAULT_POLICY | self.settings.sampling | own
         return policies.probabilities(scores, chosen["exponent"], chosen["uniform_share"], chosen["clip"])
 
+    def tempered(self, weights):
+        """Return weights to the power of ``weight_power``; below 1 the gradient leans to high scores."""
+        return weights.astype(np.float32) ** np.float32(self.options.get("weight_power", 1.0))
+
 
 DEFAULT_POLICY = {"exponent": 1.0, "uniform_share": 0.1, "clip": None}
 POLICY = tuple(DEFAULT_POLICY)
@@ -130,7 +134,8 @@ class LastLosses(UniformAtBudget):
         if np.isnan(self.last).any():
             return super().plan(epoch)
         chances = self.context.probabilities(self.scores())
-        return policies.without_replacement(chances, self.n_planned, self.rng)
+        rows, weights = policies.without_replacement(chances, self.n_planned, self.rng)
+        return rows, self.context.tempered(weights)
 
     def scores(self):
         return self.last
@@ -207,7 +212,7 @@ class Sketch(UniformAtBudget):
         drawn = iter(self.sampler)
         while batch := list(islice(drawn, self.context.settings.batch_size)):
             rows, weights = zip(*batch, strict=True)
-            yield np.array(rows), np.array(weights, dtype=np.float32)
+            yield np.array(rows), self.context.tempered(np.array(weights, dtype=np.float32))
 
     def observe(self, rows, losses):
         self.sampler.update(rows, losses)
@@ -223,7 +228,7 @@ class SketchAlone(Sketch):
 
 
 #: Options of a variant that its arm reads itself.
-ARM_OPTIONS = ("scores", "salted", "weighted")
+ARM_OPTIONS = ("scores", "salted", "weighted", "weight_power")
 
 MAP_ARMS = {
     "uniform": Arm,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from trials.nets import ConvNet, TabularNet, TextNet
+from trials.nets import BagNet, ConvNet, TabularNet, TextNet
 
 N_WORDS, LONGEST = 8_192, 32
 WIDTH_OF_TEXT = 128
@@ -200,5 +200,7 @@ def load(folder, name, settings, stress):
     (train, test), n_classes, make_net, features = LOADERS[name](folder)
     kept, held_out = part_off(train.labels.numpy(), 10)
     tune, train = train.rows(held_out), train.rows(kept[: settings.n_train])
+    if settings.net == "bag":
+        make_net = partial(BagNet, N_WORDS, n_classes)
     train, is_corrupt = stress.spoil(train, n_classes)
     return Task(train, tune, test, n_classes, make_net, features, is_corrupt)

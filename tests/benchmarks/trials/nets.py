@@ -20,6 +20,18 @@ class ConvNet(nn.Module):
         return self.last(self.hidden(x.flatten(1)).relu())
 
 
+class BagNet(nn.Module):
+    """The mean over the embeddings of a text's words, through a hidden layer; 0 is padding."""
+
+    def __init__(self, n_words, n_classes, width=64):
+        super().__init__()
+        self.words = nn.EmbeddingBag(n_words, width, mode="mean", padding_idx=0)
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_classes))
+
+    def forward(self, texts):
+        return self.layers(self.words(texts))
+
+
 class TextNet(nn.Module):
     """A transformer of one layer over word numbers; 0 is padding. The mean over words is classified."""
 

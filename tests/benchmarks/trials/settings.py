@@ -14,6 +14,8 @@ class Settings:
     ----------
     metric : {"accuracy", "balanced_accuracy", "average_precision", "log_loss"}
         Decides the target, and which learning rate is the best; all are recorded.
+    net : {"transformer", "bag"}
+        Of texts; other data have one net each.
     n_train : int or None
         Training rows, a subsample drawn once; None for all.
     batch_size, epochs : int
@@ -42,6 +44,7 @@ class Settings:
     batch_size: int
     rates: list
     share: float
+    net: str = "transformer"
     n_train: int | None = None
     epochs: int = 1
     optimiser: str = "adam"

@@ -56,7 +56,7 @@ class StreamTrueLosses(StreamAtBudget):
     def select(self, candidates):
         chances = self.context.probabilities(self.context.losses_of(candidates).numpy())
         rows, weights = policies.without_replacement(chances, self.n_selected, self.rng)
-        return candidates[rows], weights.astype(np.float32)
+        return candidates[rows], self.context.tempered(weights)
 
 
 class StreamSketch(StreamAtBudget):
@@ -83,7 +83,7 @@ class StreamSketch(StreamAtBudget):
             self.context.features(self.context.inputs[candidates]), labels, n_select=self.n_selected
         )
         self.weights.append(weights)
-        return candidates[rows], weights if self.weighted else None
+        return candidates[rows], self.context.tempered(weights) if self.weighted else None
 
     def observe(self, rows, losses):
         self.selector.update(self.codes, losses)
