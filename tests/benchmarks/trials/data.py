@@ -93,19 +93,21 @@ def load_fashion_mnist(folder):
 def load_sst2(folder):
     """Texts split at blanks; the most frequent words of the training part are numbered from 2, others are 1.
 
-    The test part is that of the source and its small validation part together.
+    Rates are tuned on the small validation part: most training phrases are parts of others, so that rows held
+    out of them would reward learning by heart.
     """
     with gzip.open(folder / "sst2.csv.gz", "rt", encoding="utf-8", newline="") as stream:
         rows = list(DictReader(stream))
     texts = [row["text"].split() or [""] for row in rows]
-    is_train = np.array([row["split"] == "train" for row in rows])
+    splits = np.array([row["split"] for row in rows])
+    is_train = splits == "train"
     words = Counter(word for text, kept in zip(texts, is_train, strict=True) if kept for word in text)
     numbers = {word: i for i, (word, _) in enumerate(words.most_common(N_WORDS - 2), start=2)}
     inputs = torch.zeros(len(texts), LONGEST, dtype=torch.int64)
     for i, text in enumerate(texts):
         inputs[i, : len(text)] = torch.tensor([numbers.get(word, 1) for word in text[:LONGEST]])
     everything = Part(inputs, torch.tensor([int(row["label"]) for row in rows]))
-    parts = [everything.rows(np.flatnonzero(which)) for which in (is_train, ~is_train)]
+    parts = [everything.rows(np.flatnonzero(splits == name)) for name in ("train", "val", "test")]
     return parts, 2, partial(TextNet, N_WORDS, 2, LONGEST), embed_texts
 
 
@@ -197,9 +199,12 @@ def part_off(labels, every):
 
 def load(folder, name, settings, stress):
     """Return the task of a set, with as many rows as its settings say, under stress."""
-    (train, test), n_classes, make_net, features = LOADERS[name](folder)
+    (train, *tune, test), n_classes, make_net, features = LOADERS[name](folder)
     kept, held_out = part_off(train.labels.numpy(), 10)
-    tune, train = train.rows(held_out), train.rows(kept[: settings.n_train])
+    if tune:  # the source has a part for it
+        kept = np.concatenate([kept, held_out])
+    tune = tune[0] if tune else train.rows(held_out)
+    train = train.rows(kept[: settings.n_train])
     if settings.net == "bag":
         make_net = partial(BagNet, N_WORDS, n_classes)
     train, is_corrupt = stress.spoil(train, n_classes)

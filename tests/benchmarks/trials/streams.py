@@ -41,7 +41,7 @@ class Stream(Arm):
 
 
 class StreamAtBudget(Stream):
-    """As many candidates as the selective arms train on, at random."""
+    """As many candidates as the selective arms train on, at random: what dynamic random is to a stream."""
 
     def per_candidates(self):
         return self.n_selected
