@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
 from nwsketch.inputs import check_bandwidth
+from nwsketch.tensors import is_tensor, like
 
 #: The ``c`` of :func:`scale_bandwidth`; docs/defaults.md tells how it was chosen.
 SCALE_FACTOR = 1 / 6
@@ -103,7 +104,11 @@ def feature_deviations(X: Any, sample_weight: NDArray[np.float64] | None) -> NDA
     ndarray of shape (n_features,), float64
     """
     weights = np.ones(X.shape[0]) if sample_weight is None else sample_weight
-    moments = _sparse_moments if issparse(X) else _dense_moments
+    moments: Any = _sparse_moments if issparse(X) else _dense_moments
+    if is_tensor(X):
+        from nwsketch.torch_inputs import moments
+
+        weights = like(X, weights)
     largest, deviations = moments(X, weights / weights.sum())
     varies = (deviations > CONSTANT) & (deviations * largest > SMALLEST)
     return np.where(varies, deviations * largest, 0.0)

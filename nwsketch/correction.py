@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from nwsketch.backends import Backend, State
 from nwsketch.backends.base import Array
 from nwsketch.inputs import check_sums
+from nwsketch.tensors import like
 
 #: Ridge of the first round, in units of KernelRidge's alpha; it halves from round to round.
 FIRST_RIDGE = 16.0
@@ -150,7 +151,7 @@ def corrected(
         offset = np.concatenate([offset, learnt[1]])
         values += [*squares]
     totals = [*(weights @ np.column_stack(values)), weights.sum(), weights.sum(), len(y)]
-    return State(state.tables, np.array(totals)), Correction(offset, n_rounds)
+    return State(state.tables, like(state.tables, np.array(totals))), Correction(offset, n_rounds)
 
 
 def fit_rounds(
@@ -198,7 +199,7 @@ def fit_rounds(
         backend.backfit(state, rows, weights, residuals, ridge)
         if after_round is not None and after_round(residuals * unit):
             break
-    state.tables[..., : len(unit)] *= unit[:, 0]
+    state.tables[..., : len(unit)] *= like(state.tables, unit[:, 0])
     return state, offset, residuals * unit
 
 

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nwsketch._sklearn import Interval, StrOptions, fit_context
-from nwsketch.aggregation import fill_empty
+from nwsketch.backends.aggregation import fill_empty
 from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import resolve_bandwidth
 from nwsketch.exact_tiles import ClosedFormKernel, PairwiseKernel, SklearnKernel, kernel_sums

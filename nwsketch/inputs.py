@@ -66,8 +66,13 @@ def check_rows(X: Any, n_features: int) -> Any:
     if X.dtype not in (np.float32, np.float64):
         X = X.astype(np.float64)
     if not np.isfinite(X.data if sparse else X).all():
-        raise ValueError("X holds NaN or infinity: remove or impute those rows first.")
+        raise not_finite("X")
     return X
+
+
+def not_finite(name: str) -> ValueError:
+    """Return the error that rows, or their targets, hold NaN or infinity."""
+    return ValueError(f"{name} holds NaN or infinity: remove or impute those rows first.")
 
 
 def canonical_csr(X: Any) -> Any:
@@ -114,7 +119,7 @@ def check_targets(y: ArrayLike, n_rows: int, n_outputs: int) -> Array:
             f"({n_rows}, {n_outputs})."
         )
     if not np.isfinite(targets).all():
-        raise ValueError("y holds NaN or infinity: remove or impute those rows first.")
+        raise not_finite("y")
     return targets
 
 
@@ -123,11 +128,17 @@ def check_weights(sample_weight: ArrayLike, n_rows: int, remedy: str = FORGET) -
     weights = _as_float("sample_weight", sample_weight)
     if weights.shape != (n_rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}: give one weight per row, ({n_rows},).")
-    if not np.isfinite(weights).all():
-        raise ValueError("sample_weight holds NaN or infinity: give finite weights.")
-    if (weights < 0).any():
-        raise ValueError(f"sample_weight holds {weights.min():.3g}: weights cannot be negative. {remedy}")
+    if weights.size:
+        check_least_weight(weights.min(), bool(np.isfinite(weights).all()), remedy)
     return weights
+
+
+def check_least_weight(least: float, finite: bool, remedy: str = FORGET) -> None:
+    """Refuse weights of which not all are finite, or of which the least is negative."""
+    if not finite:
+        raise ValueError("sample_weight holds NaN or infinity: give finite weights.")
+    if least < 0:
+        raise ValueError(f"sample_weight holds {least:.3g}: weights cannot be negative. {remedy}")
 
 
 def _as_float(name: str, values: ArrayLike) -> Array:
@@ -144,10 +155,14 @@ def _require_real(name: str, dtype: np.dtype[Any]) -> None:
 
 def check_sums(y: Array, weights: Array | None, weight_before: float) -> None:
     """Refuse targets and weights whose sums could overflow."""
-    if y.size == 0:
-        return
-    weight = float(len(y)) if weights is None else _total(weights)
-    largest = (weight_before + weight) * max(largest_magnitude(y), 1.0)  # infinity if that overflows
+    if y.size:
+        weight = float(len(y)) if weights is None else _total(weights)
+        check_largest_sum(largest_magnitude(y), weight_before + weight)
+
+
+def check_largest_sum(target: float, weight: float) -> None:
+    """Refuse a target and a total weight whose product could overflow."""
+    largest = weight * max(target, 1.0)  # infinity if that overflows
     if not largest < LARGEST_SUM:
         raise ValueError(
             f"Sums of sample_weight and of sample_weight * y could reach {largest:.3g} and overflow: divide "

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -28,9 +29,10 @@ from nwsketch.merging import (
 )
 from nwsketch.progress import progress_bar
 from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
+from nwsketch.tensors import is_tensor, like, to_host
 from nwsketch.trend import LinearTrend, fit_trend
 from nwsketch.uncertainty import Uncertainty, tell_apart
-from nwsketch.validation import unchanged_on_error, validate_queries, validate_rows
+from nwsketch.validation import checks_values, unchanged_on_error, validate_queries, validate_rows
 
 
 def empty_of_sketch(
@@ -91,10 +93,12 @@ default="scale"
     empty : {"mean", "nan"} or float, default="mean"
         Prediction where no learnt row is near: the weighted mean of all targets, NaN or a number. A
         corrected fit has no such place: without rows near it tends to the mean (and trend) by itself.
-    backend : {"auto", "numba"}, default="auto"
-        What computes.
-    device : {"cpu"} or None, default=None
-        Where it computes.
+    backend : {"auto", "numba", "torch"}, default="auto"
+        What computes. "auto" takes torch if X is a tensor, on its device, else numba; with a device other
+        than "cpu" it takes torch.
+    device : str or None, default=None
+        Where it computes: "cpu" or, by torch, "cuda" or "cuda:<number>". None leaves it to the backend: torch
+        takes a GPU if there is one.
     n_jobs : int or None, default=None
         Number of threads. None means all cores that numba may use, or one inside a joblib worker;
         -1 means all.
@@ -164,7 +168,7 @@ default="scale"
         "aggregation": [StrOptions({"mean", "median_of_means"})],
         "n_groups": [Interval(Integral, 1, None, closed="left")],
         "empty": [StrOptions({"mean", "nan"}), Interval(Real, None, None, closed="neither")],
-        "backend": [StrOptions({"auto", "numba"})],
+        "backend": [StrOptions({"auto", "numba", "torch"})],
         "device": [str, None],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
@@ -235,8 +239,12 @@ default="scale"
             If input or parameters are not as described; what was learnt before is kept then.
         """
         with unchanged_on_error(self):
-            X, targets, weights = self._validate(X, y, sample_weight, reset=True)
-            return self._start(X, targets, weights)
+            self._has_moments, self._place = self.uncertainty, (self.backend, self.device)
+            if is_tensor(X) and self._place == ("auto", None):
+                self._place = "torch", str(X.device)
+            on_host = self._works_on_host(self.trend) or self._searches()
+            rows = self._validate(X, y, sample_weight, reset=True, tensors=not on_host)
+            return self._start(*rows)
 
     def _takes_batches(self) -> bool:
         """Return whether there is a ``partial_fit``; if not, tell why."""
@@ -278,7 +286,7 @@ default="scale"
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(X, targets))
         with progress_bar(self.verbose, X.shape[0]) as progress:
-            self.sketch_.update(X, channels, weights, check_input=False, progress=progress)
+            self.sketch_.update(X, channels, weights, check_input=checks_values(X), progress=progress)
         return self
 
     def forget(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
@@ -301,7 +309,8 @@ default="scale"
         """
         check_is_fitted(self)
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
-        self.sketch_.forget(X, self._channels(self._without_trend(X, targets)), weights, check_input=False)
+        channels = self._channels(self._without_trend(X, targets))
+        self.sketch_.forget(X, channels, weights, check_input=checks_values(X))
         return self
 
     def merge(self, other: NadarayaWatsonSketchRegressor) -> Self:
@@ -377,13 +386,13 @@ default="scale"
             If standard deviations are asked for and were not learnt.
         """
         check_is_fitted(self)
-        X = validate_queries(self, X)
-        answers = self.sketch_.query(X, check_input=False)
-        predictions = self._shaped(self._with_trend(X, answers[:, : self._n_targets]))
+        rows = validate_queries(self, X, tensors=not (return_std or self._works_on_host(self.trend_)))
+        answers = self.sketch_.query(rows, check_input=checks_values(rows))
+        predictions = like(X, self._shaped(self._with_trend(rows, answers[:, : self._n_targets])))
         if not return_std:
             return predictions
-        parts = self._uncertainty(X, answers)
-        return predictions, np.hypot(np.nan_to_num(parts.sketch), parts.target)
+        parts = self._uncertainty(rows, answers)
+        return predictions, like(X, np.hypot(np.nan_to_num(parts.sketch), parts.target))
 
     def predict_uncertainty(self, X: Any) -> Uncertainty:
         """Tell what the error of a prediction is made of.
@@ -408,8 +417,9 @@ default="scale"
             If it was not learnt: fit with ``uncertainty=True``.
         """
         check_is_fitted(self)
-        X = validate_queries(self, X)
-        return self._uncertainty(X, self.sketch_.query(X, check_input=False))
+        rows = validate_queries(self, X)
+        parts = self._uncertainty(rows, self.sketch_.query(rows, check_input=False))
+        return Uncertainty(*(like(X, part) for part in parts))
 
     def kernel_sum(self, X: Any) -> NDArray[np.float64]:
         """Estimate sum_i w_i k(x_i, q) over the learnt rows: an unnormalised density.
@@ -425,7 +435,8 @@ default="scale"
             Unbiased under ``aggregation="mean"``; may be slightly negative by chance.
         """
         check_is_fitted(self)
-        return self.sketch_.kernel_sum(validate_queries(self, X), check_input=False)
+        X = validate_queries(self, X, tensors=True)
+        return self.sketch_.kernel_sum(X, check_input=checks_values(X))
 
     def loo_predict(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None
@@ -448,11 +459,50 @@ default="scale"
             If the fit is corrected: every table entry depends on the row's target then.
         """
         check_is_fitted(self)
-        X, targets, weights = self._validate(X, y, sample_weight, reset=False)
-        answers = self.sketch_.loo_query(
-            X, self._channels(self._without_trend(X, targets)), weights, check_input=False
-        )
-        return self._shaped(self._with_trend(X, answers[:, : self._n_targets]))
+        rows, targets, weights = self._validate(X, y, sample_weight, reset=False)
+        channels = self._channels(self._without_trend(rows, targets))
+        answers = self.sketch_.loo_query(rows, channels, weights, check_input=checks_values(rows))
+        return like(X, self._shaped(self._with_trend(rows, answers[:, : self._n_targets])))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R2 of the predictions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True targets.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+
+        Returns
+        -------
+        float
+        """
+        predictions = to_host(self.predict(X))
+        return float(r2_score(to_host(y), predictions, sample_weight=to_host(sample_weight)))
+
+    def to(self, device: Any, backend: str = "auto") -> Self:
+        """Move what has been learnt to another device; parameters stay as they are.
+
+        Parameters
+        ----------
+        device : str or torch.device
+            "cpu", "cuda" or "cuda:<number>".
+        backend : {"auto", "numba", "torch"}, default="auto"
+            "auto" takes numba on the CPU and torch elsewhere.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketchRegressor
+
+        Raises
+        ------
+        ValueError
+            If the device is not there, or not one of the backend's.
+        """
+        check_is_fitted(self)
+        self.sketch_.to(device, backend)
+        return self
 
     @property
     def n_samples_seen_(self) -> int:
@@ -461,8 +511,12 @@ default="scale"
 
     # -- within -------------------------------------------------------------------------------
 
-    def _start(self, X: Any, targets: NDArray[np.float64], weights: NDArray[np.float64] | None) -> Self:
+    def _start(self, X: Any, targets: Any, weights: Any) -> Self:
         """Make a sketch, learn the rows, and only then replace what was learnt before."""
+        if is_tensor(X) and (weights is not None or isinstance(self.bandwidth, str)):
+            from nwsketch.torch_inputs import check_values
+
+            check_values(X, targets, weights)  # which the next lines compute with
         if weights is not None and not weights.sum() > 0:
             raise ValueError("sample_weight sums to zero: there is nothing to learn. Give a positive weight.")
         if isinstance(self.bias_correction, bool):
@@ -487,7 +541,7 @@ default="scale"
         self._drawn_seed = self._seed()
         deviations = partial(weighted_deviations, targets, weights)  # which few fits need
         self.trend_ = fit_trend(X, targets, weights) if self.trend == "linear" else None
-        self._has_moments, self._fill = self.uncertainty, self.empty
+        self._fill = self.empty
         left = self._without_trend(X, targets)
         if not family.takes_bandwidth:
             self.bandwidth_ = None
@@ -515,7 +569,7 @@ default="scale"
         else:
             channels = self._channels(left)
             with progress_bar(self.verbose, X.shape[0]) as progress:
-                sketch.update(X, channels, weights, check_input=False, progress=progress)
+                sketch.update(X, channels, weights, check_input=checks_values(X), progress=progress)
             if hasattr(self, "loo_score_"):
                 self.loo_score_ = loo_score(sketch, X, channels, weights, deviations())
         self.sketch_ = sketch
@@ -544,8 +598,8 @@ default="scale"
             aggregation=self.aggregation,
             n_groups=self.n_groups,
             empty="mean" if searching else empty_of_sketch(self._fill, self.trend_),
-            backend=self.backend,
-            device=self.device,
+            backend=self._place[0],
+            device=self._place[1],
             n_jobs=self.n_jobs,
             random_state=self._drawn_seed,
         )
@@ -611,11 +665,28 @@ default="scale"
     def _is_fitted(self) -> bool:
         return hasattr(self, "sketch_")
 
+    def _searches(self) -> bool:
+        """Return whether fitting looks for a bandwidth, or corrects."""
+        return self.bias_correction is not None or (
+            isinstance(self.bandwidth, str) and self.bandwidth != "scale"
+        )
+
+    def _works_on_host(self, trend: Any) -> bool:
+        """Return whether a trend or squares are worked with: tensors are brought to the host then."""
+        return trend is not None or self._has_moments
+
     def _validate(
-        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None, *, reset: bool
-    ) -> tuple[Any, NDArray[np.float64], NDArray[np.float64] | None]:
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        *,
+        reset: bool,
+        tensors: bool | None = None,
+    ) -> tuple[Any, Any, Any]:
         """Validate rows; targets come back as (n_samples, n_outputs)."""
-        X, targets, weights = validate_rows(self, X, y, sample_weight, reset=reset)
+        tensors = not self._works_on_host(self.trend_) if tensors is None else tensors
+        X, targets, weights = validate_rows(self, X, y, sample_weight, reset=reset, tensors=tensors)
         if reset:
             self._flat_targets = targets.ndim == 1
         targets = targets.reshape(len(targets), -1)

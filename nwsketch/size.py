@@ -4,8 +4,8 @@ Repetitions that are drawn together (:attr:`nwsketch.hashing.HashParameters.repe
 independent; their means are, and "repetition" below stands for such a mean where there is one.
 
 Let d_r be the weight and e_r the weighted targets that repetition r holds for a query, less what
-rehashing adds on average (see :mod:`nwsketch.aggregation`); K and M their expectations, m = M / K the
-exact Nadaraya-Watson regression, eps the wanted error. A group of n repetitions answers with the ratio
+rehashing adds on average (see :mod:`nwsketch.backends.aggregation`); K and M their expectations, m = M / K
+the exact Nadaraya-Watson regression, eps the wanted error. A group of n repetitions answers with the ratio
 of the means of e_r and d_r. With Z_r = e_r - m d_r, whose expectation is 0, that ratio is above m + eps
 only if the mean of Z_r - eps d_r is at least 0: it would have to exceed its expectation by eps K. With
 v the variance of (Z_r - eps d_r) / (eps K) and b the third absolute central moment in units of v^1.5,
@@ -41,9 +41,10 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtr
 from sklearn.utils.validation import check_is_fitted
 
-from nwsketch.aggregation import NOISE_ERRORS, tolerated
+from nwsketch.backends.aggregation import NOISE_ERRORS, tolerated
 from nwsketch.backends.threads import count_threads
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
+from nwsketch.tensors import to_host
 from nwsketch.validation import validate_queries
 
 Array = NDArray[np.float64]
@@ -252,7 +253,8 @@ def _moments(sketch: Any, X: Any, n_targets: int, error: float) -> Spread:
     state, together = sketch._state, sketch.plan.parameters.repetitions_together
     # Every repetition a group of its own: (n_rows, n_repetitions, n_channels).
     sums, _ = sketch._backend.sums(state, X, sketch.n_repetitions, None, count_threads(sketch.n_jobs))
-    by_chance = state.channel_totals * (sketch.plan.rehashed / sketch.n_buckets)
+    sums = to_host(sums)
+    by_chance = to_host(state.channel_totals) * (sketch.plan.rehashed / sketch.n_buckets)
     sums -= by_chance
     n_repetitions = sketch.n_repetitions // together
     sums = sums[:, : n_repetitions * together].reshape(len(sums), n_repetitions, together, -1)

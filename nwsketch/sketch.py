@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import astuple, replace
 from threading import Lock
 from typing import Any, Literal
 from weakref import WeakSet
@@ -21,8 +21,8 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nwsketch.aggregation import Rules, divisor_from, tolerated
 from nwsketch.backends import Codes, State, get_backend
+from nwsketch.backends.aggregation import Rules, divisor_from, tolerated
 from nwsketch.backends.base import Array, Progress
 from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import weighted_deviations
@@ -42,6 +42,7 @@ from nwsketch.inputs import (
     harmless_magnitude,
 )
 from nwsketch.merging import require_same_hashes
+from nwsketch.tensors import is_tensor, joined, like, to_host
 
 #: Tables larger than this many bytes are refused; assign to it to change the limit.
 MAX_TABLE_BYTES = 4 * 2**30
@@ -71,6 +72,11 @@ def _start_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_child)
+
+
+def _kind(X: Any) -> Any:
+    """Return what tells whether answers are to be a tensor, and where."""
+    return X.array if isinstance(X, Codes) else X
 
 
 class NadarayaWatsonSketch:
@@ -105,10 +111,11 @@ class NadarayaWatsonSketch:
     empty : {"mean", "nan"} or float, default="mean"
         Prediction where no repetition has rows to speak of: the weighted mean of all targets,
         NaN, or a number.
-    backend : {"auto", "numba"}, default="auto"
-        What computes.
-    device : {"cpu"} or None, default=None
-        Where it computes.
+    backend : {"auto", "numba", "torch"}, default="auto"
+        What computes. "auto" waits for the first rows: torch if they are a tensor, on its device, else numba.
+    device : str or None, default=None
+        Where it computes: "cpu" or, by torch, "cuda" or "cuda:<number>". None leaves it to the backend; torch
+        takes a GPU if there is one.
     n_jobs : int or None, default=None
         Threads: None for all cores that numba may use (one inside a joblib worker), -1 for all.
     random_state : int or None, default=None
@@ -180,8 +187,8 @@ class NadarayaWatsonSketch:
         self.n_buckets = self.plan.n_buckets
         check_table_size((self.n_repetitions, self.n_buckets, self.n_outputs + 1), MAX_TABLE_BYTES)
         self.correction: Correction | None = None
-        self.answer_by(aggregation, n_groups, empty)
         self._start()
+        self.answer_by(aggregation, n_groups, empty)
         self._state = self._backend.empty_state(self.n_outputs)
 
     # -- what has been learnt -----------------------------------------------------------------
@@ -192,7 +199,7 @@ class NadarayaWatsonSketch:
 
         After :meth:`correct` the targets' entries are those of the ridge regression instead.
         """
-        return self._state.tables
+        return self._backend.to_host(self._state).tables
 
     @property
     def empty(self) -> Literal["mean", "nan"] | float:
@@ -243,6 +250,7 @@ class NadarayaWatsonSketch:
         """
         X = self._hashable(X, check_input)
         if labels is not None:
+            labels = to_host(labels)
             labels = check_labels(labels, X.shape[0], self.n_labels) if check_input else np.asarray(labels)
         return Codes(self._backend.codes(X, self._threads(X.shape[0]), labels))
 
@@ -287,10 +295,10 @@ class NadarayaWatsonSketch:
             If the input is not as described, or a cell's index would overflow.
         """
         require_additive(self.correction, "update")
-        X, y, weights = self._rows(X, y, sample_weight, check_input)
+        rows, targets, weights = self._rows(X, y, sample_weight, check_input)
+        n_threads = self._threads(len(targets))
         with self._lock:
-            check_sums(y, weights, self._state.weight_ever_added)
-            self._state = self._backend.add(self._state, X, y, weights, self._threads(len(y)), progress)
+            self._state = self._backend.add(self._state, rows, targets, weights, n_threads, progress)
         return self
 
     def forget(
@@ -314,9 +322,10 @@ class NadarayaWatsonSketch:
             If a bucket would hold less than nothing: these rows were not added. Nothing changes.
         """
         require_additive(self.correction, "forget")
-        X, y, weights = self._rows(X, y, sample_weight, check_input)
+        rows, targets, weights = self._rows(X, y, sample_weight, check_input)
+        n_threads = self._threads(len(targets))
         with self._lock:
-            state = self._backend.subtract(self._state, X, y, weights, self._threads(len(y)))
+            state = self._backend.subtract(self._state, rows, targets, weights, n_threads)
             least, tolerance = float(state.tables[..., -1].min()), tolerated(state)
             if least < -tolerance or state.n_rows < 0:
                 raise ValueError(
@@ -350,6 +359,8 @@ class NadarayaWatsonSketch:
         require_additive(other.correction, "merge")
         require_same_hashes(self, other)
         theirs = other._state
+        if other._backend.place != self._backend.place:
+            theirs = self._backend.from_host(other._backend.to_host(theirs))
         with self._lock:
             mine = self._state
             self._state = State(mine.tables + theirs.tables, mine.totals + theirs.totals)
@@ -377,7 +388,7 @@ class NadarayaWatsonSketch:
             raise ValueError(f"factor={factor!r} is out of range: give a number within (0, 1].")
         with self._lock:
             totals = self._state.totals * factor
-            totals[-1] = self._state.n_rows
+            totals[-1] = self._state.totals[-1]
             self._state = State(self._state.tables * factor, totals)
         return self
 
@@ -420,24 +431,26 @@ class NadarayaWatsonSketch:
         if n_rounds is not None:
             n_rounds = check_integer("n_rounds", n_rounds, 1)
         stride = check_integer("stride", stride, 1)
-        X, y, given = self._rows(X, y, sample_weight, check_input, np.shape(y)[-1] if np.ndim(y) > 1 else 1)
-        weights = np.ones(len(y)) if given is None else given
+        n_targets = np.shape(y)[-1] if np.ndim(y) > 1 else 1
+        rows, targets, given = self._rows(X, y, sample_weight, check_input, n_targets)
+        targets, given = to_host(targets), to_host(given)
+        weights = np.ones(len(targets)) if given is None else given
         if not weights.sum() > 0:
             raise ValueError("The rows weigh nothing: give a positive sample_weight.")
-        if deviations is not None and np.shape(deviations) != y.shape[1:]:
+        if deviations is not None and np.shape(deviations) != targets.shape[1:]:
             raise ValueError(
-                f"deviations has shape {np.shape(deviations)}: give one per target, ({y.shape[1]},)."
+                f"deviations has shape {np.shape(deviations)}: give one per target, ({n_targets},)."
             )
         return choose_rounds(
             self._backend,
-            X,
-            y,
+            rows,
+            targets,
             weights,
-            weighted_deviations(y, given) if deviations is None else np.asarray(deviations),
+            weighted_deviations(targets, given) if deviations is None else np.asarray(deviations),
             n_rounds=n_rounds,
             stride=stride,
             seed=self.random_state,
-            n_threads=self._threads(len(y)),
+            n_threads=self._threads(len(targets)),
         )
 
     def correct(
@@ -492,15 +505,15 @@ class NadarayaWatsonSketch:
                 f"inflation={inflation!r} does not fit: give one finite, non-negative number for each of the "
                 f"targets, which are half of the sketch's {self.n_outputs} outputs, or None."
             )
-        X, y, weights = self._rows(X, y, sample_weight, check_input, n_corrected)
-        weights = np.ones(len(y)) if weights is None else weights
+        rows, targets, given = self._rows(X, y, sample_weight, check_input, n_corrected)
+        targets, weights = to_host(targets), np.ones(len(targets)) if given is None else to_host(given)
         if not weights.sum() > 0:
             raise ValueError("The rows weigh nothing: give a positive sample_weight.")
-        check_sums(y, weights, 0.0)
+        check_sums(targets, weights, 0.0)
         state, correction = corrected(
             self._backend,
-            self._backend.hashed(X, self._threads(len(y))),
-            y,
+            self._backend.hashed(rows, self._threads(len(targets))),
+            targets,
             weights,
             n_outputs=self.n_outputs,
             n_rounds=n_rounds,
@@ -536,7 +549,7 @@ class NadarayaWatsonSketch:
         """
         if aggregation == "median_of_means":
             require_additive(self.correction, "median_of_means")
-        self._rules = Rules(
+        self._rules: Rules = self._backend.rules(
             aggregation,
             check_integer("n_groups", n_groups, 1),
             empty,
@@ -562,8 +575,8 @@ class NadarayaWatsonSketch:
         -------
         ndarray of shape (n_samples, n_outputs), float64
         """
-        X = self._queries(X, check_input)
-        return self._regress(X, None, self._state.channel_totals, empty)
+        rows = self._queries(X, check_input)
+        return like(_kind(X), self._regress(rows, None, self._state.channel_totals, empty))
 
     def kernel_sum(self, X: Any, *, check_input: bool = True) -> Array:
         """Estimate sum_i w_i k(x_i, q), unbiased under ``"mean"`` (so it may be negative by chance).
@@ -578,7 +591,7 @@ class NadarayaWatsonSketch:
         -------
         ndarray of shape (n_samples,), float64
         """
-        return self._kernel_sums(X, check_input)[:, -1]
+        return like(_kind(X), self._kernel_sums(X, check_input)[:, -1])
 
     def channel_sums(self, X: Any, *, check_input: bool = True) -> Array:
         """Estimate sum_i w_i y_i k(x_i, q) for every output, and sum_i w_i k(x_i, q).
@@ -595,7 +608,7 @@ class NadarayaWatsonSketch:
             The means over all repetitions, which are unbiased, or the medians over groups of such means.
         """
         require_additive(self.correction, "channel_sums")
-        return self._kernel_sums(X, check_input)
+        return like(_kind(X), self._kernel_sums(X, check_input))
 
     def standard_error(self, X: Any, *, check_input: bool = True) -> Array:
         """Estimate how far :meth:`query` lies from what infinitely many repetitions would answer.
@@ -621,18 +634,18 @@ class NadarayaWatsonSketch:
             If the sketch is corrected: its repetitions are not independent.
         """
         require_additive(self.correction, "standard_error")
-        X = self._queries(X, check_input)
+        rows = self._queries(X, check_input)
         n_units, rest = divmod(self.n_repetitions, self.plan.parameters.repetitions_together)
         # Groups that cut through repetitions drawn together would seem to agree more than they do.
         n_groups = divisor_from(self.n_repetitions if rest or n_units == 1 else n_units, GROUPS_OF_ERRORS)
         step = max(SUMS_OF_ERRORS // (n_groups * (self.n_outputs + 1)), 1)
-        n_threads = self._threads(X.shape[0])
-        errors = np.empty((X.shape[0], self.n_outputs))
-        for start in range(0, X.shape[0], step):
-            rows = slice(start, start + step)
-            sums, squares = self._backend.sums(self._state, X[rows], n_groups, None, n_threads)
-            errors[rows] = self._rules.standard_errors(sums, squares, self._state)
-        return errors
+        n_threads = self._threads(rows.shape[0])
+        parts = []
+        for start in range(0, rows.shape[0], step):
+            some = rows[start : start + step]
+            sums, squares = self._backend.sums(self._state, some, n_groups, None, n_threads)
+            parts.append(self._rules.standard_errors(sums, squares, self._state))
+        return like(_kind(X), joined(parts, (0, self.n_outputs)))
 
     def loo_query(
         self,
@@ -662,18 +675,16 @@ class NadarayaWatsonSketch:
         ndarray of shape (n_samples, n_outputs), float64
         """
         require_additive(self.correction, "Leaving one out")
-        X, y, weights = self._rows(X, y, sample_weight, check_input)
-        own = np.ones((len(y), self.n_outputs + 1))
-        own[:, :-1] = y
-        if weights is not None:
-            own *= weights[:, np.newaxis]
-        return self._regress(X, own, self._state.channel_totals - own, empty)
+        rows, targets, weights = self._rows(X, y, sample_weight, check_input)
+        own = self._backend.values(targets, weights)
+        return like(_kind(X), self._regress(rows, own, self._state.channel_totals - own, empty))
 
     # -- within -------------------------------------------------------------------------------
 
     def _start(self) -> None:
         """Make what is not kept when the sketch is pickled: the backend and the lock."""
         self._backend = get_backend(self.backend, self.device, self.plan)
+        self._is_open = getattr(self, "_is_open", self.backend == "auto" and self.device is None)
         self._lock = Lock()
         _sketches.add(self)
 
@@ -681,7 +692,7 @@ class NadarayaWatsonSketch:
         rules = self._rules if empty is None else replace(self._rules, empty=empty)
         sums, squares = self._backend.sums(self._state, X, rules.groups, own, self._threads(X.shape[0]))
         if self.correction is not None:
-            return np.asarray(self.correction.offset + sums[:, 0, :-1] / self.n_repetitions)
+            return like(sums, self.correction.offset) + sums[:, 0, :-1] / self.n_repetitions
         return rules.regress(sums, squares, totals, self._state)
 
     def _kernel_sums(self, X: Any, check_input: bool) -> Array:
@@ -695,47 +706,131 @@ class NadarayaWatsonSketch:
     def _rows(
         self,
         X: Any,
-        y: ArrayLike,
-        sample_weight: ArrayLike | None,
+        y: Any,
+        sample_weight: Any,
         check_input: bool,
         n_targets: int | None = None,
-    ) -> tuple[Any, Array, Array | None]:
+    ) -> tuple[Any, Any, Any]:
         """Validate rows that are learnt, forgotten or left out."""
-        X = self._queries(X, check_input)
+        self._settle(X)
+        # A correction, which has targets of its own, adds to nothing.
+        n_outputs, before = (
+            (self.n_outputs, self._state.totals[-2]) if n_targets is None else (n_targets, 0.0)
+        )
+        if is_tensor(X) and self._backend.takes_tensors:
+            from nwsketch.torch_inputs import as_targets, as_weights
+
+            X = self._tensor(self._labelled(X))
+            y = as_targets(y, X, n_outputs)
+            sample_weight = None if sample_weight is None else as_weights(sample_weight, X)
+            return self._within_reach(X, y, sample_weight, before, check_input), y, sample_weight
+        rows, targets, weights = self._queries(X, check_input), to_host(y), to_host(sample_weight)
         if check_input:
-            y = check_targets(y, X.shape[0], self.n_outputs if n_targets is None else n_targets)
-            if sample_weight is not None:
-                sample_weight = check_weights(sample_weight, X.shape[0])
-        return X, np.asarray(y), None if sample_weight is None else np.asarray(sample_weight)
+            targets = check_targets(targets, rows.shape[0], n_outputs)
+            weights = None if weights is None else check_weights(weights, rows.shape[0])
+        check_sums(targets, weights, float(before))
+        return rows, targets, weights
 
     def _queries(self, X: Any, check_input: bool) -> Any:
         """Validate rows that are asked about, learnt or forgotten; of labelled ones, the codes."""
+        return self._hashable(self._labelled(X), check_input)
+
+    def _labelled(self, X: Any) -> Any:
         if self.n_labels and not isinstance(X, Codes):
             raise ValueError(
                 f"This sketch tells rows apart by n_labels={self.n_labels} labels: give hash(X, labels) in "
                 "place of X."
             )
-        return self._hashable(X, check_input)
+        return X
 
     def _hashable(self, X: Any, check_input: bool) -> Any:
         """Validate rows, or their codes."""
+        self._settle(X)
         if isinstance(X, Codes):
             if check_input:
                 check_codes(X.array, self.n_repetitions, self.n_buckets)
             return X
+        if is_tensor(X):
+            if self._backend.takes_tensors:
+                return self._within_reach(self._tensor(X), None, None, 0.0, check_input)
+            X = to_host(X)
         if check_input:
             X = check_rows(X, self.n_features)
         check_cells(X, self.plan.cells_per_unit, self._harmless)
         return X
 
+    def _tensor(self, X: Any) -> Any:
+        from nwsketch.torch_inputs import as_rows
+
+        return as_rows(X, self.n_features)
+
+    def _within_reach(self, X: Any, y: Any, weights: Any, before: Any, check_input: bool) -> Any:
+        """Validate the values of tensors, and return those that a GPU would hash wrongly as codes."""
+        if not check_input:
+            return X
+        from nwsketch.torch_inputs import check_values
+
+        largest = check_values(X, y, weights, before)
+        if largest >= self._harmless:
+            check_cells(to_host(X), self.plan.cells_per_unit, self._harmless)
+        return self._backend.codes_on_host(X) if largest >= self._backend.farthest else X
+
+    def _settle(self, X: Any) -> None:
+        """Let the first rows choose the backend, if the user does not."""
+        if not self._is_open:
+            return
+        with self._lock:
+            if self._is_open and is_tensor(X):
+                self._move("torch", str(X.device))
+            self._is_open = False
+
+    def to(self, device: Any, backend: str = "auto") -> NadarayaWatsonSketch:
+        """Move what has been learnt to another device, or another backend.
+
+        Parameters
+        ----------
+        device : str or torch.device
+            "cpu", "cuda" or "cuda:<number>".
+        backend : {"auto", "numba", "torch"}, default="auto"
+            "auto" takes numba on the CPU and torch elsewhere.
+
+        Returns
+        -------
+        self : NadarayaWatsonSketch
+
+        Raises
+        ------
+        ValueError
+            If the device is not there, or not one of the backend's.
+        """
+        with self._lock:
+            self._move(backend, str(device))
+            self._is_open = False
+        return self
+
+    def _move(self, backend: str, device: str) -> None:
+        chosen = get_backend(backend, device, self.plan)
+        self._state = chosen.from_host(self._backend.to_host(self._state))
+        self._rules = chosen.rules(*astuple(self._rules))
+        self._backend, self.backend, self.device = chosen, backend, device
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the backend, which is made anew from the plan, and the lock."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_backend", "_lock")}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("_backend", "_lock")}
+        kept["_state"] = self._backend.to_host(self._state)
+        kept["_rules"] = Rules(*astuple(self._rules))
+        return kept
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        """Restore, and make the backend and the lock anew."""
+        """Restore, and make the backend and the lock anew: on the CPU if the device is not there."""
         self.__dict__.update(attributes)
-        self._start()
+        try:
+            self._start()
+        except (ImportError, ValueError):
+            self.backend, self.device = "auto", "cpu"
+            self._start()
+        self._state = self._backend.from_host(self._state)
+        self._rules = self._backend.rules(*astuple(self._rules))
 
     def __copy__(self) -> NadarayaWatsonSketch:
         """Copy the tables too: rows are added to them in place."""

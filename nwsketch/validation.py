@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
+from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
 from nwsketch.inputs import FORGET, canonical_csr, check_weights
+from nwsketch.tensors import is_tensor, to_host
 
 #: How X is taken: in its own precision if that is a floating-point one, and sparse as CSR.
 X_OPTIONS: dict[str, Any] = {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
@@ -39,6 +41,7 @@ def validate_rows(
     *,
     reset: bool,
     remedy: str = FORGET,
+    tensors: bool = False,
 ) -> tuple[Any, NDArray[np.float64], NDArray[np.float64] | None]:
     """Validate rows, their targets and their weights.
 
@@ -51,13 +54,19 @@ def validate_rows(
         Whether the estimator learns its features from X, or X has to have them.
     remedy : str
         What to do instead of giving a negative weight.
+    tensors : bool
+        Whether tensors stay tensors, or are brought to the host.
 
     Returns
     -------
     X : ndarray or canonical CSR of shape (n_samples, n_features), float32 or float64
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs), float64
     sample_weight : ndarray of shape (n_samples,) or None, float64
+        If X is a tensor and stays one, so are the others, on its device; the sketch checks their values.
     """
+    if tensors and is_tensor(X):
+        return _validate_tensors(estimator, X, y, sample_weight, reset=reset)
+    X, y, sample_weight = _unlisted(to_host(X)), _unlisted(to_host(y)), to_host(sample_weight)
     if reset or not (_needs_no_validation(X, estimator) and _are_targets(y, len(X))):
         # scikit-learn sums X to see whether it is finite, and may overflow where X does not.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -72,13 +81,58 @@ def validate_rows(
     return canonical_csr(X) if issparse(X) else X, targets, weights
 
 
-def validate_queries(estimator: Any, X: Any) -> Any:
+def validate_queries(estimator: Any, X: Any, *, tensors: bool = False) -> Any:
     """Validate rows that are asked about; returned as by :func:`validate_rows`."""
+    if tensors and is_tensor(X):
+        return _tensor_rows(estimator, X, reset=False)
+    X = _unlisted(to_host(X))
     if _needs_no_validation(X, estimator):
         return X
     with np.errstate(over="ignore", invalid="ignore"):
         X = validate_data(estimator, X, reset=False, **X_OPTIONS)
     return canonical_csr(X) if issparse(X) else X
+
+
+def checks_values(X: Any) -> bool:
+    """Return whether the sketch has to look at the values of X, a tensor not assumed to be finite."""
+    return is_tensor(X) and not get_config()["assume_finite"]
+
+
+def _tensor_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.ndim}D tensor instead: give rows, (n_samples, n_features); a single "
+            "one as X.reshape(1, -1)."
+        )
+    if len(X) == 0 and reset:
+        raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+    from nwsketch.torch_inputs import as_rows
+
+    validate_data(estimator, X, reset=reset, skip_check_array=True)  # the number of features, or their names
+    return as_rows(X, X.shape[1])
+
+
+def _validate_tensors(estimator: Any, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Any:
+    from nwsketch.torch_inputs import as_targets, as_weights
+
+    X = _tensor_rows(estimator, X, reset=reset)
+    flat = np.ndim(y) == 1
+    targets = as_targets(y, X, 1 if flat else np.shape(y)[-1])
+    if sample_weight is not None and np.ndim(sample_weight) == 0:
+        sample_weight = np.full(len(X), float(sample_weight))
+    weights = None if sample_weight is None else as_weights(sample_weight, X)
+    return X, targets.reshape(-1) if flat else targets, weights
+
+
+def _unlisted(values: Any) -> Any:
+    """Return a list of numbers as the array that scikit-learn would make of it, anything else as it is."""
+    if type(values) is not list:
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError:  # of unequal lengths: scikit-learn has the words for it
+        return values
+    return array.astype(np.float64, copy=False) if array.dtype.kind in "fiub" else values
 
 
 def _needs_no_validation(X: Any, estimator: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nwsketch.backends import BACKENDS
+from nwsketch.backends import get_backend
 from nwsketch.hashing import HashPlan, get_family, registered_families
 
 KERNELS = registered_families()
@@ -38,7 +38,7 @@ def learnt(estimator):
 
 def held(sketch):
     """Return all that a sketch holds, bit by bit: tables, totals and hashes."""
-    return (*(array.tobytes() for array in sketch._state), sketch.plan.fingerprint())
+    return (*(np.asarray(part).tobytes() for part in sketch._state), sketch.plan.fingerprint())
 
 
 def make_plan(
@@ -58,4 +58,4 @@ def make_plan(
 
 def compiled_codes(plan, X, n_threads=1, backend="numba"):
     """Return the codes that a backend computes."""
-    return BACKENDS[backend](plan).codes(X, n_threads)
+    return get_backend(backend, None, plan).codes(X, n_threads)

@@ -7,7 +7,7 @@ import pytest
 from helpers import KERNELS, SMALL, WITH_BANDWIDTH, held, make_plan, make_rows
 from numpy.testing import assert_array_equal
 
-from nwsketch.backends import BACKENDS, Codes
+from nwsketch.backends import Codes, NumbaBackend
 from nwsketch.hashing import HashPlan, get_family
 from nwsketch.sketch import NadarayaWatsonSketch
 
@@ -90,7 +90,7 @@ def test_codes_with_labels_are_those_of_the_plan(n_buckets, n_threads):
     )
     expected = plan.codes(X, labels)
     assert expected.max() < n_buckets
-    assert_array_equal(BACKENDS["numba"](plan).codes(X, n_threads, labels), expected)
+    assert_array_equal(NumbaBackend(plan).codes(X, n_threads, labels), expected)
     moved = (expected.astype(np.int64) - plan.codes(X)) % n_buckets
     assert_array_equal(moved, plan.offsets[labels].T)
 

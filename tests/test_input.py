@@ -620,7 +620,10 @@ BAD_PARAMETERS = {
     "kernel=3": ({"kernel": 3}, "The 'kernel' parameter"),
     "kernel is a class": ({"kernel": HashFamily}, "The 'kernel' parameter"),
     "backend": ({"backend": "cuda"}, "The 'backend' parameter"),
-    "device": ({"device": "cuda"}, "backend='numba' does not run on device='cuda': choose None or one of"),
+    "device": (
+        {"backend": "numba", "device": "cuda"},
+        "backend='numba' does not run on device='cuda': choose device='cpu', or backend='torch'",
+    ),
     "n_jobs=0": ({"n_jobs": 0}, "n_jobs=0 has no meaning"),
     "n_jobs='all'": ({"n_jobs": "all"}, "The 'n_jobs' parameter"),
     "verbose=-1": ({"verbose": -1}, "The 'verbose' parameter"),
@@ -838,8 +841,8 @@ BAD_SKETCHES = {
         {"bandwidth": [1.0]},
         r"bandwidth has shape \(1,\).*give one number, or one per feature, \(4,\)",
     ),
-    "backend": ({"backend": "cuda"}, "Unknown backend 'cuda': choose 'auto' or one of"),
-    "device": ({"device": "cuda"}, "backend='numba' does not run on device='cuda'"),
+    "backend": ({"backend": "cuda"}, "Unknown backend 'cuda': choose one of"),
+    "device": ({"backend": "numba", "device": "cuda"}, "backend='numba' does not run on device='cuda'"),
     "n_jobs": ({"n_jobs": 0}, "n_jobs=0 has no meaning"),
     "random_state=-1": (
         {"random_state": -1},

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-import nwsketch.aggregation
+import nwsketch.backends.aggregation
 from nwsketch import NadarayaWatsonRegressor, NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
-from nwsketch.aggregation import median_over_groups, ratios
 from nwsketch.backends import numba_backend
+from nwsketch.backends.aggregation import median_over_groups, ratios
 from nwsketch.hashing import get_family, registered_families
 
 KERNELS = registered_families()
@@ -303,7 +303,7 @@ def test_clusters_with_outliers_do_not_explode(n_buckets, monkeypatch):
     # Without a row near, numerator and denominator are noise: the ratio must stay of the order of y.
     spread = np.abs(y).max()
     assert np.abs(sketch.query(outliers)).max() < 5 * spread
-    monkeypatch.setattr(nwsketch.aggregation, "NOISE_ERRORS", 0.0)
+    monkeypatch.setattr(nwsketch.backends.aggregation, "NOISE_ERRORS", 0.0)
     assert np.abs(sketch.query(outliers)).max() > 20 * spread  # what the threshold prevents
 
 

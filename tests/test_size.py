@@ -8,7 +8,7 @@ from sklearn.exceptions import NotFittedError
 
 import nwsketch.size
 from nwsketch import NadarayaWatsonRegressor, NadarayaWatsonSketchRegressor
-from nwsketch.aggregation import ratios, tolerated
+from nwsketch.backends.aggregation import ratios, tolerated
 from nwsketch.size import Spread, _measure, suggest_size
 
 #: Of each kernel, a bandwidth at which the local kernel mass varies a good deal between rows.

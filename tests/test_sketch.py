@@ -8,7 +8,7 @@ import pytest
 from naive_sketch import NaiveSketch
 
 from nwsketch import NadarayaWatsonSketch
-from nwsketch.aggregation import NOISE_ERRORS
+from nwsketch.backends.aggregation import NOISE_ERRORS
 from nwsketch.hashing import get_family, registered_families
 
 

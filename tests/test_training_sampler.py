@@ -11,8 +11,11 @@ torch = pytest.importorskip("torch", reason="SketchSampler is a sampler of PyTor
 
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset  # noqa: E402
 
+import nwsketch.training.hashing  # noqa: E402
+import nwsketch.training.stopwatch  # noqa: E402
 from nwsketch import NadarayaWatsonSketchRegressor  # noqa: E402
 from nwsketch.training import SketchSampler, WeightedCollate, gradient_norm_bound  # noqa: E402
+from nwsketch.training.policies import variance_ratio  # noqa: E402
 
 N_ROWS = 400
 
@@ -199,6 +202,19 @@ def test_auto_switches_back_when_losses_become_unpredictable():
     assert modes[-1] == "uniform"
 
 
+@pytest.mark.parametrize("switch", ["auto", None])
+def test_the_gain_is_estimated_alike_from_uniform_and_from_sampled_epochs(switch):
+    losses = np.array([1.0, 1.5, 2.0, 3.0])[make_data()[1]]
+    sampler = make_sampler(switch=switch, warmup_epochs=2 if switch is None else 99, memory=None)
+    estimates = []
+    for epoch in range(40):
+        run_epoch(sampler, losses)
+        if epoch > 4:
+            estimates.append(sampler.metrics()["variance_ratio"])
+    assert sampler.metrics()["mode"] == ("uniform" if switch else "sampled")
+    assert np.mean(estimates) == pytest.approx(variance_ratio(losses, sampler._policy_weights), rel=0.02)
+
+
 def test_a_draw_of_all_examples_gains_nothing_and_stays_uniform():
     sampler = make_sampler(num_samples=N_ROWS)
     for _ in range(4):
@@ -226,6 +242,16 @@ def test_predictions_rank_as_the_true_losses_of_examples_never_seen():
     run_epoch(sampler, np.random.default_rng(0).permutation(losses))
     run_epoch(sampler, losses)
     assert abs(sampler.metrics()["rank_correlation"]) < 0.2
+
+
+@pytest.mark.parametrize("chunk_size", [2**22, 6 * 7])
+def test_features_far_from_zero_are_centred(chunk_size, monkeypatch):
+    monkeypatch.setattr(nwsketch.training.hashing, "CHUNK_SIZE", chunk_size)
+    X, _, losses = make_data()
+    sampler = make_sampler(X + 1000.0, memory=None)
+    run_epoch(sampler, losses)
+    iter(sampler)
+    assert spearmanr(sampler.evidence.scores(), losses)[0] > 0.95
 
 
 def test_metrics_report_the_rank_correlation():
@@ -427,6 +453,19 @@ def test_metrics_of_a_draw():
     assert metrics["variance_ratio"] < 0.9
     assert 0 < metrics["evidence_age"] < 2
     assert metrics["never_seen_share"] < 0.5
+
+
+def test_time_between_epochs_does_not_count(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(nwsketch.training.stopwatch, "perf_counter", lambda: now)
+    sampler = make_sampler()
+    for _ in range(3):
+        now += 1000.0  # an evaluation
+        for index, _, _ in make_loader(sampler):
+            now += 1.0  # a step
+            sampler.update(index, torch.ones(len(index)))
+    assert sampler._stopwatch.training == 12
+    assert sampler.metrics()["overhead_share"] == 0
 
 
 def test_metrics_before_anything_happened():

@@ -290,6 +290,8 @@ def test_missing_labels_and_foreign_codes_are_named():
         ({"uncertainty": True}, ValueError, r"set uncertainty=False"),
         ({"bandwidth": "loo"}, ValueError, r"bandwidth='loo', which is found on losses"),
         ({"kernel": "angular", "bandwidth": 2.0}, ValueError, r"has no bandwidth, but bandwidth=2\.0"),
+        ({"backend": "torch"}, ValueError, r"backend='torch' .* set backend='auto'"),
+        ({"device": "cuda"}, ValueError, r"device='cuda', but codes and losses are kept on the host"),
         (None, TypeError, r"sketch is a str: give an unfitted NadarayaWatsonSketchRegressor"),
     ],
 )

@@ -5,13 +5,17 @@ the arithmetic of its hashes and holds their arrays; arithmetic that a backend h
 is done by the plan's own :meth:`Plan.codes`.
 """
 
+from __future__ import annotations
+
 from nwsketch.backends.base import Backend, Codes, Plan, State
 from nwsketch.backends.numba_backend import NumbaBackend
 
 __all__ = ["BACKENDS", "Backend", "Codes", "NumbaBackend", "Plan", "State", "get_backend"]
 
-#: Every backend by the name that ``backend=`` accepts.
-BACKENDS: dict[str, type[NumbaBackend]] = {"numba": NumbaBackend}
+#: The backends that ``backend=`` names.
+BACKENDS = ("numba", "torch")
+#: What ``backend="auto"`` takes for arrays; tensors are computed with where they are, by torch.
+AUTO = "numba"
 
 
 def get_backend(name: str, device: str | None, plan: Plan) -> Backend:
@@ -19,8 +23,8 @@ def get_backend(name: str, device: str | None, plan: Plan) -> Backend:
 
     Parameters
     ----------
-    name : str
-        ``"auto"`` takes numba.
+    name : {"auto", "numba", "torch"}
+        ``"auto"`` takes torch if another device than the CPU is named, else :data:`AUTO`.
     device : str or None
         None lets the backend choose; numba knows ``"cpu"`` alone.
     plan : Plan
@@ -32,15 +36,22 @@ def get_backend(name: str, device: str | None, plan: Plan) -> Backend:
     Raises
     ------
     ValueError
-        If the backend is unknown or does not know the device.
+        If the backend is unknown or does not know the device, or the device is not there.
+    ImportError
+        If torch is asked for and not installed.
     """
-    chosen = "numba" if name == "auto" else name
-    if chosen not in BACKENDS:
-        raise ValueError(f"Unknown backend {name!r}: choose 'auto' or one of {sorted(BACKENDS)}.")
-    backend = BACKENDS[chosen]
-    if device is not None and device not in backend.devices:
-        raise ValueError(
-            f"backend={chosen!r} does not run on device={device!r}: choose None or one of "
-            f"{sorted(backend.devices)}."
-        )
-    return backend(plan)
+    if name == "auto":
+        name = AUTO if device in (None, "cpu") else "torch"
+    if name == "numba":
+        return NumbaBackend(plan, device)
+    if name == "torch":
+        try:
+            from nwsketch.backends.torch_backend import TorchBackend
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError(
+                'backend="torch" needs PyTorch: pip install "nwsketch[torch]", or choose backend="numba".'
+            ) from error
+        return TorchBackend(plan, device)
+    raise ValueError(f"Unknown backend {name!r}: choose one of {['auto', *BACKENDS]}.")

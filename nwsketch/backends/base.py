@@ -15,7 +15,7 @@ Progress = Callable[[int], object]
 
 
 class State(NamedTuple):
-    """All that a sketch has learnt.
+    """All that a sketch has learnt, as arrays or as the tensors of a device.
 
     Large batches, merges and the like replace it as a whole; a small batch is written into it by one
     compiled call. So no error or signal leaves it incomplete; but a thread that reads while another
@@ -30,8 +30,8 @@ class State(NamedTuple):
         lower it: it is the scale of rounding errors) and the number of rows.
     """
 
-    tables: Array
-    totals: Array
+    tables: Any
+    totals: Any
 
     @property
     def n_rows(self) -> int:
@@ -49,7 +49,7 @@ class State(NamedTuple):
         return math.ldexp(1.0, min(-math.frexp(self.weight_ever_added)[1], 1000))
 
     @property
-    def channel_totals(self) -> Array:
+    def channel_totals(self) -> Any:
         """Sums over all rows of the weighted targets and, last, of the weights."""
         return self.totals[:-2]
 
@@ -114,10 +114,26 @@ class Plan(Protocol):
 class Backend(Protocol):
     """Hashes rows and keeps tables, for one plan. X, validated by the caller, may be :class:`Codes`."""
 
+    rules: type[Any]
+    """How sums become answers: :class:`nwsketch.backends.aggregation.Rules`, or a subclass."""
+
+    place: str
+    """Names library and device: the states of two backends of the same place can be added."""
+    takes_tensors: bool
+    """Whether tensors need not be brought to the host first."""
+    farthest: float
+    """Tensors with values of this magnitude or more must be hashed by :meth:`codes_on_host`."""
+
     def empty_state(self, n_outputs: int) -> State:
         """Return the state of a sketch that has seen no row."""
 
-    def codes(self, X: Any, n_threads: int, labels: NDArray[np.intp] | None = None) -> NDArray[Any]:
+    def to_host(self, state: State) -> State:
+        """Return a state as NumPy arrays."""
+
+    def from_host(self, state: State) -> State:
+        """Return a state of NumPy arrays as the backend's own."""
+
+    def codes(self, X: Any, n_threads: int, labels: NDArray[np.intp] | None = None) -> Any:
         """Return the bucket of every row, moved by its label, in every repetition.
 
         Unsigned integers, (n_repetitions, n_samples).
@@ -131,9 +147,7 @@ class Backend(Protocol):
     def subtract(self, state: State, X: Any, y: Array, weights: Array | None, n_threads: int) -> State:
         """Return the state after rows were taken away; ``state`` itself stays as it is."""
 
-    def sums(
-        self, state: State, X: Any, n_groups: int, own: Array | None, n_threads: int
-    ) -> tuple[Array, Array]:
+    def sums(self, state: State, X: Any, n_groups: int, own: Array | None, n_threads: int) -> tuple[Any, Any]:
         """Return what the rows' buckets hold, summed over the repetitions of every group.
 
         ``own``, of shape (n_samples, n_outputs + 1), is taken off every bucket read. The result
@@ -141,6 +155,12 @@ class Backend(Protocol):
         the counts multiplied by ``state.unit``; (n_samples, 0) where codes are not rehashed, as nobody
         needs to know the noise of collisions then.
         """
+
+    def values(self, y: Array, weights: Array | None) -> Any:
+        """Return what every row adds to its cells: (n_samples, n_outputs + 1), weights last."""
+
+    def codes_on_host(self, X: Any) -> Codes:
+        """Hash rows on the host, one by one and exactly."""
 
     def hashed(self, X: Any, n_threads: int) -> Any:
         """Return the codes of rows that will be needed several times, to hand to the two methods below."""

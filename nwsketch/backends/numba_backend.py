@@ -7,6 +7,7 @@ more rows pass, the less it costs to bring each repetition's table into the cach
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
+from nwsketch.backends.aggregation import Rules
 from nwsketch.backends.base import Array, Codes, Plan, Progress, State
 from nwsketch.backends.numba_hashing import CodeArray, Hasher
 from nwsketch.backends.numba_kernels.backfit import accumulate_channel, backfit
@@ -44,11 +46,20 @@ class NumbaBackend:
     ----------
     plan : Plan
         How rows are hashed.
+    device : {"cpu"} or None, default=None
+        The CPU.
     """
 
-    devices = frozenset({"cpu"})
+    rules = Rules
+    place = "numba"
+    takes_tensors = False
+    farthest = math.inf
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, device: str | None = None) -> None:
+        if device not in (None, "cpu"):
+            raise ValueError(
+                f"backend='numba' does not run on device={device!r}: choose device='cpu', or backend='torch'."
+            )
         self._plan = plan
         self._hasher = Hasher(plan)
 
@@ -58,6 +69,14 @@ class NumbaBackend:
         """Return the state of a sketch that has seen no row."""
         tables = np.zeros((self._plan.n_repetitions, self._plan.n_buckets, n_outputs + 1))
         return State(tables, np.zeros(n_outputs + 3))
+
+    def to_host(self, state: State) -> State:
+        """Return a state as arrays, which it is."""
+        return state
+
+    def from_host(self, state: State) -> State:
+        """Return a state of arrays as this backend's own, which it is."""
+        return state
 
     def codes(self, X: Any, n_threads: int, labels: NDArray[np.intp] | None = None) -> CodeArray:
         """Return the bucket of every row, moved by its label: (n_repetitions, n_samples)."""
@@ -132,6 +151,14 @@ class NumbaBackend:
 
             self._run(read, block.stop - block.start, block.stop - block.start, n_threads)
         return sums, squares
+
+    def values(self, y: Array, weights: Array | None) -> Array:
+        """Return what every row adds to its cells: (n_samples, n_outputs + 1)."""
+        return _values(y, weights, 1.0)
+
+    def codes_on_host(self, X: Any) -> Codes:
+        """Hash rows on the host; every row is here already."""
+        return Codes(self.codes(X, 1))
 
     def hashed(self, X: Any, n_threads: int) -> HashedRows:
         """Return the codes of rows that will be needed several times."""

@@ -129,7 +129,7 @@ class Hasher:
     def _prepare_directions(self) -> None:
         """Round the directions to float32, and bound what that and a float32 product can cost."""
         directions = self._plan.arrays["directions"]
-        norms = _column_norms(directions)
+        norms = column_norms(directions)
         error = 1.01 * (directions.shape[0] / 4 + 9) * 2.0**-24  # see numba_kernels/projection.py
         if self._plan.form == "sign_projection":  # a sign does not change with the length
             rounded = directions / np.where(norms > 0, norms, 1.0)
@@ -175,7 +175,7 @@ class Hasher:
         self._factors = (scales, coefficients, lengths)
 
 
-def _column_norms(directions: Array) -> Array:
+def column_norms(directions: Array) -> Array:
     """Return the length of every column, also where squares would overflow or underflow."""
     largest = np.abs(directions).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)

@@ -122,8 +122,8 @@ class HashPlan:
             repetition = digits.reshape(self.parameters.cells_per_hash, hashes_per_repetition)
             self.multipliers = np.ascontiguousarray(np.tile(repetition, n_repetitions))
             self.shifts = np.zeros(n_repetitions, dtype=np.uint64)
-            stretches = np.arange(n_labels, dtype=np.uint32) * np.uint32(self.n_buckets // max(n_labels, 1))
-            self.offsets = np.tile(stretches[:, np.newaxis], n_repetitions)
+            stretches = np.arange(n_labels) * (self.n_buckets // max(n_labels, 1))
+            self.offsets = np.tile(stretches[:, np.newaxis], n_repetitions).astype(np.uint32)
 
     @property
     def form(self) -> Form:

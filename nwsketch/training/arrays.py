@@ -1,4 +1,4 @@
-"""What the training loop hands over, as NumPy arrays: tensors of any device too, without importing torch."""
+"""What the training loop hands over, checked: arrays, or tensors of any device, without importing torch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-def is_tensor(values: Any) -> bool:
-    """Return whether something looks like a tensor of PyTorch."""
-    return hasattr(values, "detach") and hasattr(values, "cpu")
-
-
-def to_host(values: Any) -> Any:
-    """Return a tensor as a NumPy array, cut off from its graph; anything else as it is."""
-    if not is_tensor(values):
-        return values
-    values = values.detach().cpu()
-    if values.is_floating_point() and values.element_size() < 4:  # bfloat16 is unknown to NumPy
-        values = values.float()
-    return values.numpy()
+from nwsketch.tensors import is_tensor, to_host
 
 
 def as_index(index: Any, n_rows: int) -> NDArray[np.int64]:

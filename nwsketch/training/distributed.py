@@ -40,21 +40,42 @@ class Ranks:
         self.size: int = distributed.get_world_size(self._group)
 
     def broadcast(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return what process 0 gave; the others give an array of the same shape and dtype."""
+        """Return what process 0 gave.
+
+        Parameters
+        ----------
+        array : ndarray
+            Of the same shape and dtype in every process.
+        """
         tensor = torch.from_numpy(np.array(array))
         distributed.broadcast(tensor, 0, group=self._group)
         return tensor.numpy()
 
     def add_up(self, *arrays: NDArray[Any]) -> None:
-        """Replace arrays by their sums over all processes, in place."""
+        """Replace arrays by their sums over all processes, in place.
+
+        Parameters
+        ----------
+        *arrays : ndarray
+            Of the same shapes and dtypes in every process.
+        """
         for array in arrays:
             distributed.all_reduce(torch.from_numpy(array), group=self._group)
 
     def gather(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Join arrays of all processes along their last axis, in the order of the ranks."""
+        """Join arrays of all processes along their last axis, one item of each in turn.
+
+        So what the processes report of their shards comes in the order of the draw.
+
+        Parameters
+        ----------
+        array : ndarray
+            The lengths of the last axis may differ.
+        """
         parts: list[Any] = [None] * self.size
         distributed.all_gather_object(parts, array, group=self._group)
-        return np.concatenate(parts, axis=-1)
+        turns = np.concatenate([np.arange(part.shape[-1]) for part in parts])
+        return np.concatenate(parts, axis=-1)[..., np.argsort(turns, kind="stable")]
 
 
 def is_distributed() -> bool:

@@ -26,7 +26,7 @@ class Exchange(Protocol):
         """Replace arrays by their sums over all processes, in place."""
 
     def gather(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Join arrays of all processes along their last axis, in the order of the ranks."""
+        """Join arrays of all processes along their last axis, one item of each in turn."""
 
 
 class Evidence:

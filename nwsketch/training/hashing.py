@@ -11,10 +11,10 @@ from scipy.sparse import issparse
 from nwsketch.backends import Codes
 from nwsketch.bandwidth import resolve_bandwidth
 from nwsketch.hashing import get_family
-from nwsketch.inputs import check_rows
+from nwsketch.inputs import check_labels, check_rows
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.sketch import NadarayaWatsonSketch
-from nwsketch.training.arrays import to_host
+from nwsketch.tensors import to_host
 
 #: The sketch that ``sketch=None`` stands for. So many buckets that codes are not rehashed up to 256 labels:
 #: unrelated rows in a bucket do more harm to a loss than few repetitions do.
@@ -90,18 +90,18 @@ class RowHasher:
                 if labels is None
                 else "labels were given, but this sketch knows none: set n_labels, or leave them out."
             )
-        labels = None if labels is None else np.asarray(to_host(labels))
+        numbers = None
+        if labels is not None:
+            numbers = check_labels(to_host(labels), rows.shape[0], self.sketch.n_labels)
         if self._centre is None:
-            return self.sketch.hash(rows, labels)
+            return self.sketch.hash(rows, numbers, check_input=False)
+        hashed = []
         step = max(CHUNK_SIZE // self.sketch.n_features, 1)
-        if len(rows) <= step:
-            return self.sketch.hash(rows - self._centre, labels)
-        parts = (slice(start, start + step) for start in range(0, len(rows), step))
-        hashed = [
-            self.sketch.hash(rows[part] - self._centre, None if labels is None else labels[part]).array
-            for part in parts
-        ]
-        return Codes(np.hstack(hashed))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            centred, theirs = rows[part] - self._centre, None if numbers is None else numbers[part]
+            hashed.append(self.sketch.hash(centred, theirs, check_input=False).array)
+        return Codes(hashed[0] if len(hashed) == 1 else np.hstack(hashed))
 
 
 def as_rows(features: Any, n_features: int | None = None) -> Any:
@@ -154,6 +154,11 @@ def empty_sketch(
                 f"sketch has {name}={getattr(estimator, name)!r}, which needs the losses of all rows at "
                 f"once, while here they come as training goes on: set {name}={value!r}."
             )
+    if estimator.backend == "torch" or estimator.device not in (None, "cpu"):
+        raise ValueError(
+            f"sketch has backend={estimator.backend!r} and device={estimator.device!r}, but codes and losses "
+            "are kept on the host, whatever trains: set backend='auto' and device=None."
+        )
     family = get_family(estimator.kernel)
     bandwidth = estimator.bandwidth
     if not family.takes_bandwidth:

@@ -19,6 +19,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+__all__ = [
+    "Draw",
+    "clip",
+    "dynamic_random",
+    "effective_size",
+    "inclusion_probabilities",
+    "mixture",
+    "probabilities",
+    "proportional",
+    "systematic",
+    "threshold",
+    "top_k",
+    "usable",
+    "variance_ratio",
+    "with_replacement",
+    "without_replacement",
+]
+
 Array = NDArray[np.float64]
 
 

@@ -29,6 +29,8 @@ from nwsketch.training.uniform import UniformPasses
 PAYS_BELOW = 0.9
 #: Version of what ``state_dict`` returns.
 STATE_VERSION = 1
+#: What a state keeps of the present epoch: attributes of the sampler, with an underscore in front.
+PLAN = ("n_begun", "cursor", "n_drawn", "mode", "why", "rows", "weights", "scores", "policy_weights")
 
 
 class SketchSampler(Sampler[WeightedIndex]):
@@ -175,7 +177,6 @@ class SketchSampler(Sampler[WeightedIndex]):
         self._n_begun = self._cursor = self._n_drawn = 0
         self._rows, self._weights = np.empty(0, dtype=np.int64), np.empty(0)
         self._scores, self._policy_weights = np.full(self._n_rows, np.nan), np.ones(self._n_rows)
-        self._gain = float("nan")
         self._mode, self._why = "uniform", "no epoch has begun"
 
     # -- the protocol of a sampler ------------------------------------------------------------
@@ -188,10 +189,10 @@ class SketchSampler(Sampler[WeightedIndex]):
         """Begin an epoch, or go on with the one that :meth:`load_state_dict` restored."""
         if not self._is_wrapped:
             raise RuntimeError(f"No data set was wrapped, so batches would carry no weights: use {REMEDY}.")
+        self._stopwatch.start_epoch()
         if not self._is_resuming:
             self._begin_epoch()
         self._is_resuming = False
-        self._stopwatch.start_epoch()
         return self._hand_out(self._cursor)
 
     def wrap(self, dataset: Any) -> WeightedDataset:
@@ -310,15 +311,7 @@ class SketchSampler(Sampler[WeightedIndex]):
         state = {
             "version": STATE_VERSION,
             "settings": dict(self._settings),
-            "n_begun": self._n_begun,
-            "cursor": self._cursor,
-            "n_drawn": self._n_drawn,
-            "mode": self._mode,
-            "why": self._why,
-            "rows": self._rows,
-            "weights": self._weights,
-            "scores": self._scores,
-            "policy_weights": self._policy_weights,
+            **{name: getattr(self, f"_{name}") for name in PLAN},
             "generator": self._rng.bit_generator.state,
             "uniform": self._uniform.state(),
             "evidence": self.evidence.state(),
@@ -355,10 +348,8 @@ class SketchSampler(Sampler[WeightedIndex]):
         self._uniform.restore(state["uniform"])
         self.evidence.restore(state["evidence"])
         self._journal.restore(state["journal"])
-        self._n_begun, self._cursor, self._n_drawn = state["n_begun"], state["cursor"], state["n_drawn"]
-        self._mode, self._why = state["mode"], state["why"]
-        self._rows, self._weights = state["rows"], state["weights"]
-        self._scores, self._policy_weights = state["scores"], state["policy_weights"]
+        for name in PLAN:
+            setattr(self, f"_{name}", state[name])
         self._is_resuming = self._n_begun > 0 and self._cursor < len(self)
 
     # -- within -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from nwsketch.training.hashing import RowHasher
 #: What the default sketch of a stream differs in: look-ups cost time at every step, and threads of its own
 #: would compete with those of the model.
 CHANGES: dict[str, Any] = {"n_repetitions": 8, "n_jobs": 1}
-#: After the warm-up losses are learnt in lots of at least so many, which costs less than one small batch after the other.
+#: After the warm-up losses are learnt in lots of at least so many: small batches would cost more.
 LOT = 1024
 #: Weights of new losses grow in place of older ones decaying; all are scaled down once they reach this.
 LARGEST_WEIGHT = 2.0**64

@@ -33,7 +33,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numba
@@ -155,8 +155,8 @@ class Arm:
         transformed features.
     least_rows : int, default=0
         Sets with fewer rows are left out.
-    final : dict
-        What the fit on all rows adds to the configuration.
+    final : callable
+        Takes the number of rows; returns what the fit on all rows adds to the configuration.
     """
 
     make: Callable
@@ -165,7 +165,7 @@ class Arm:
     most_tuning_rows: int | None = None
     make_scales: Callable | None = None
     least_rows: int = 0
-    final: dict = field(default_factory=dict)
+    final: Callable = lambda n_rows: {}
 
 
 def make_exact(context, bandwidth):
@@ -218,18 +218,23 @@ def make_growing_nystroem(context, gamma, alpha):
 def make_sketch(**parameters):
     """Return a function that makes a sketch with some parameters fixed, others from a configuration."""
 
-    def make(context, kernel="laplacian", trend=None, n_repetitions=1024):
+    def make(context, kernel="laplacian", trend=None, **shape):
         return NadarayaWatsonSketchRegressor(
             kernel=kernel,
             hashes_per_repetition=8 if kernel == "l2" else 1,
             trend=trend,
-            n_repetitions=n_repetitions,
             n_jobs=context.n_threads,
             random_state=context.seed,
-            **parameters,
+            **parameters | shape,
         )
 
     return make
+
+
+def many_repetitions(n_rows):
+    """Return as many repetitions as fit 128 MiB of tables and, at so many rows, a minute."""
+    shape = (16384, 512) if n_rows <= 40_000 else (8192, 1024)
+    return dict(zip(("n_repetitions", "n_buckets"), shape, strict=True))
 
 
 def make_scaler(distance):
@@ -255,7 +260,7 @@ ARMS = {
     "sketch, loo per feature": Arm(make_sketch(bandwidth="loo_per_feature")),
     "corrected, loo": Arm(make_sketch(bandwidth="loo", bias_correction="auto")),
     "corrected, loo per feature": Arm(make_sketch(bandwidth="loo_per_feature", bias_correction="auto")),
-    "corrected, tuned, 8192 repetitions": Arm(
+    "corrected, tuned, many repetitions": Arm(
         make_sketch(bandwidth="loo_per_feature", bias_correction="auto", n_buckets=1024),
         Series(
             {"kernel": "laplacian", "trend": None},
@@ -264,7 +269,7 @@ ARMS = {
             {"kernel": "l2", "trend": "linear"},
         ),
         most_tuning_rows=MOST_TUNING_ROWS,
-        final={"n_repetitions": 8192},
+        final=many_repetitions,
     ),
     "exact NW": Arm(
         make_exact,
@@ -396,7 +401,7 @@ def measure(arm, split, context):
         left = replace(context, budget=context.budget - scale_seconds)
         best, held_out_r2, n_trials, tune_seconds = tune(arm, X, y, left)
     X, y = X[: arm.most_rows], y[: arm.most_rows]
-    model, fit_seconds = timed(arm.make(context, **best, **arm.final).fit, X, y)
+    model, fit_seconds = timed(arm.make(context, **best, **arm.final(len(X))).fit, X, y)
 
     def predict():
         return model.predict(split.X_test if scales is None else scales.transform(split.X_test))
@@ -485,7 +490,7 @@ def print_row(cells):
     print("| " + " | ".join(str(cell) for cell in cells) + " |")
 
 
-OURS = "corrected, tuned, 8192 repetitions"
+OURS = "corrected, tuned, many repetitions"
 RIVALS = {
     "KernelRidge": ("KernelRidge rbf", "KernelRidge laplacian"),
     "HistGradientBoosting": ("HistGradientBoosting",),

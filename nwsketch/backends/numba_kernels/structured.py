@@ -369,8 +369,9 @@ def _hash_tile(
             if rehashed:
                 to_buckets(joined[offset : offset + part.size], n_buckets, rehashed, part)
             else:
-                for i in range(part.size):
-                    part[i] = words[offset + i]
+                signs_of_rows = words[offset : offset + part.size]
+                for i in range(np.uint64(part.size)):
+                    part[i] = signs_of_rows[i]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -22,8 +22,8 @@ from typing import Literal
 
 import numpy as np
 
-from nwsketch.aggregation_kernels import divide
 from nwsketch.backends.base import Array, State
+from nwsketch.backends.numba_kernels.aggregation import divide
 
 #: Standard errors that a debiased denominator must exceed to count as rows and not as noise.
 NOISE_ERRORS = 1.0
