@@ -3,8 +3,8 @@
 How it is measured, alike for every arm of a set (``time_to_accuracy.toml`` holds the settings):
 
 - Rows: a tenth of every class of the training part is held out for tuning, unless the source has a part for
-  it; the arms learn from the others, as many as the settings say. Batches are gathered from tensors in memory,
-  the fastest loading there is, so that what a sampler takes beside training weighs as much as it can.
+  it; the arms learn from the others, as many as the settings say. Batches are gathered from tensors in
+  memory, the fastest loading there is, so that what a sampler takes beside training weighs as much as it can.
 - Rates: three learning rates, on one seed that is not among those reported; the best by the final metric
   on the rows for tuning. Every run decays its rate to zero over its own rows.
 - Timed runs: one after the other, all arms of a seed before the next seed, each seed from another arm on. The
