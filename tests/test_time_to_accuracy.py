@@ -230,12 +230,12 @@ def test_a_comparison_of_records_with_known_answers(capsys):
     assert comparison.at("sketch", 0.5) == pytest.approx([0.3, 0.4])  # 3.5 and 4.5 seconds
     print_tables(found, {"made_up": settings})
     row = next(line for line in capsys.readouterr().out.splitlines() if "1 of 2" in line)
-    assert row.startswith("| sketch | 2 | 7.0 | 1 of 2 | 1.00 (1) |")
+    assert row.startswith("| sketch | 2 | 7.0 | 1 of 2 | 1.00 (1), first 0 of 2 |")
 
 
 def test_a_speed_up_is_claimed_only_where_runs_show_it():
     def compare(ours, theirs):
-        found = [made_up_record("uniform", seed, 9) for seed in range(3)]  # the target is .9
+        found = [made_up_record("uniform", seed, 9) for seed in range(6)]  # the target is .9
         for arm, times in (("sketch", ours), ("dynamic random", theirs)):
             for seed, moment in enumerate(times):
                 record = made_up_record(arm, seed, 9 if moment else 8)
@@ -247,9 +247,10 @@ def test_a_speed_up_is_claimed_only_where_runs_show_it():
     assert compare((8.1, 8.2, 9.9), (9.1, 9.2, 9.4)) is False  # the interval holds 1
     assert compare((9.1, 9.2, 9.4), (8.1, 8.2, 8.3)) is False
     assert compare((8.1, 8.2, None), (9.1, 9.2, 9.4)) is False  # missed by a run of ours alone
-    assert compare((8.1, 8.2, 8.3), (None, None, None)) is True
-    assert compare((8.1, 8.2, None), (None, None, None)) is False
-    assert compare((8.1,), (9.1,)) is None
+    assert compare((8.1, 8.2, 8.3), (None, None, None)) is False  # too few to tell
+    assert compare((8.1, 8.2, 8.3, 8.4, 8.5), (None, None, 9.1, None, None)) is True  # first in all of five
+    assert compare((8.1, 8.2, 8.3, 8.4, None), (None,) * 5) is False
+    assert compare((8.1,), (9.1,)) is False
 
 
 def test_the_best_rate_is_of_the_tuning_seed_and_never_nan():

@@ -12,9 +12,9 @@ How it is measured, alike for every arm of a set (``time_to_accuracy.toml`` hold
 - The clock starts before the first batch, with code compiled: making the arm (features, hashing), scoring,
   drawing, loading, training and updating are charged, the uniform warm-up too. Evaluations are not.
 - The target is the mean final metric of the uniform arm less one standard deviation over its seeds.
-- "times sooner" is the geometric mean over those pairs of seeds of which both runs reached the target; it is
-  a speed-up only where it lies above 1 against uniform, uniform at the same number of rows, and dynamic
-  random, and hardly a run misses.
+- "times sooner" is the geometric mean over those pairs of seeds of which both runs reached the target, with
+  its 95 per cent interval; a run that misses is in no ratio, but in the count of who was first. An arm is said
+  to be faster only if it is so against uniform, uniform at the same number of rows, and dynamic random alike.
 
     python tests/benchmarks/time_to_accuracy.py --data-dir DIR --sets adult --results FILE   # resumes
     python tests/benchmarks/time_to_accuracy.py --table FILE                    # Markdown tables
