@@ -4,7 +4,7 @@ How it is measured, alike for every arm of a set (``time_to_accuracy.toml`` hold
 
 - Rows: a tenth of every class of the training part is held out for tuning, unless the source has a part for
   it; the arms learn from the others, as many as the settings say. Batches are gathered from tensors in
-  memory, the fastest loading there is, so that what a sampler takes beside training weighs as much as it can.
+  memory, the fastest loading there is, so that what a sampler takes beside training weighs most.
 - Rates: three learning rates, on one seed that is not among those reported; the best by the final metric
   on the rows for tuning. Every run decays its rate to zero over its own rows.
 - Timed runs: one after the other, all arms of a seed before the next seed, each seed from another arm on. The
@@ -13,8 +13,8 @@ How it is measured, alike for every arm of a set (``time_to_accuracy.toml`` hold
   drawing, loading, training and updating are charged, the uniform warm-up too. Evaluations are not.
 - The target is the mean final metric of the uniform arm less one standard deviation over its seeds.
 - "times sooner" is the geometric mean over those pairs of seeds of which both runs reached the target, with
-  its 95 per cent interval; a run that misses is in no ratio, but in the count of who was first. An arm is said
-  to be faster only if it is so against uniform, uniform at the same number of rows, and dynamic random alike.
+  its 95 per cent interval; a run that misses is in no ratio, but in the count of who was first. An arm is
+  said to be faster only if it is so against uniform, uniform at the same number of rows, and dynamic random.
 
     python tests/benchmarks/time_to_accuracy.py --data-dir DIR --sets adult --results FILE   # resumes
     python tests/benchmarks/time_to_accuracy.py --table FILE                    # Markdown tables
