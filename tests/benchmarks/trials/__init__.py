@@ -1,0 +1,1 @@
+"""What tests/benchmarks/time_to_accuracy.py is made of: data, nets, arms, the training loop, the reports."""
