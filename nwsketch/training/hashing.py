@@ -24,8 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "n_repetitions": 16,
     "n_buckets": 2**16,
 }
-#: Values of features that are centred at a time.
-CHUNK_SIZE = 2**22
+#: Values of features that are centred at a time, in memory that is kept for the next time.
+CHUNK_SIZE = 2**20
 
 #: What an estimator must leave at its default here, as it would need the losses of all rows beforehand.
 NEEDS_TARGETS = {"bias_correction": None, "trend": None, "uncertainty": False}
@@ -64,6 +64,7 @@ class RowHasher:
     ) -> None:
         rows = as_rows(features)
         self._centre: NDArray[Any] | None = None
+        self._room: NDArray[Any] = np.empty((0, 0))
         if estimator is None:
             estimator = NadarayaWatsonSketchRegressor(**(DEFAULTS | changes))
             if not issparse(rows):
@@ -99,9 +100,18 @@ class RowHasher:
         step = max(CHUNK_SIZE // self.sketch.n_features, 1)
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            centred, theirs = rows[part] - self._centre, None if numbers is None else numbers[part]
-            hashed.append(self.sketch.hash(centred, theirs, check_input=False).array)
+            theirs = None if numbers is None else numbers[part]
+            hashed.append(
+                self.sketch.hash(self._less(rows[part], self._centre), theirs, check_input=False).array
+            )
         return Codes(hashed[0] if len(hashed) == 1 else np.hstack(hashed))
+
+    def _less(self, rows: NDArray[Any], centre: NDArray[Any]) -> NDArray[Any]:
+        """Return rows less the centre, in memory that the next call overwrites."""
+        kind = np.result_type(rows, centre)
+        if self._room.shape != rows.shape or self._room.dtype != kind:
+            self._room = np.empty(rows.shape, dtype=kind)
+        return np.asarray(np.subtract(rows, centre, out=self._room))
 
 
 def as_rows(features: Any, n_features: int | None = None) -> Any:

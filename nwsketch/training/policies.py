@@ -76,6 +76,9 @@ def usable(scores: ArrayLike) -> Array:
     values = np.array(scores, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"scores has shape {values.shape}: give one number per example, (n,).")
+    if values.min() >= 0 and 0 < (largest := values.max()) < np.inf:  # no NaN either
+        values /= largest
+        return values
     unknown = np.isnan(values)
     np.maximum(values, 0.0, out=values)  # NaN stays
     values[unknown] = 0.0
@@ -208,6 +211,9 @@ def inclusion_probabilities(probabilities: Array, n_draws: int) -> Array:
     if n_positive <= n_draws:
         left = (n_draws - n_positive) / max(n_rows - n_positive, 1)
         return np.where(probabilities > 0, 1.0, left)
+    total = probabilities.sum()
+    if n_draws * probabilities.max() <= total:  # none is certain
+        return np.minimum(probabilities * (n_draws / total), 1.0)
     ascending = np.sort(probabilities)
     # If the k largest are certain, the k-th next must not exceed its share of what is left to draw.
     sums = np.cumsum(ascending)[::-1][:n_draws]

@@ -108,13 +108,24 @@ class StreamSelector:
         self._rng = np.random.default_rng(self._seed)
         self._hasher: RowHasher | None = None
         self._weight = 1.0
+        self._handed_out: Codes | None = None
         self._waiting: list[tuple[Codes, NDArray[np.float64]]] = []
-        self.n_losses = self.n_skipped = 0
+        self._n_waiting = self._n_learnt = self._n_skipped = 0
 
     @property
     def sketch(self) -> NadarayaWatsonSketch | None:
         """The sketch of the losses; None before the first batch."""
         return None if self._hasher is None else self._hasher.sketch
+
+    @property
+    def n_losses(self) -> int:
+        """Number of losses given, without those skipped."""
+        return self._n_learnt + self._n_waiting - self._n_waiting_in_vain()
+
+    @property
+    def n_skipped(self) -> int:
+        """Number of losses skipped, as they were NaN or infinite."""
+        return self._n_skipped + self._n_waiting_in_vain()
 
     def select(self, features: Any, labels: ArrayLike | None = None, *, n_select: int) -> Selection:
         """Choose rows to train on.
@@ -152,7 +163,8 @@ class StreamSelector:
         else:
             scores = hasher.sketch.query(codes, check_input=False)[:, 0]
             draw = policies.without_replacement(self._probabilities(scores), n_select, self._rng)
-        return Selection(draw.rows, draw.weights.astype(np.float32), codes[draw.rows])
+        self._handed_out = codes[draw.rows]
+        return Selection(draw.rows, draw.weights.astype(np.float32), self._handed_out)
 
     def update(self, features_or_codes: Any, losses: Any, labels: ArrayLike | None = None) -> StreamSelector:
         """Learn the losses of rows, usually those of a selection.
@@ -189,13 +201,12 @@ class StreamSelector:
             codes = hasher.hash(features_or_codes, labels)
         check_losses(losses, len(codes))
         values = as_losses(losses)
-        finite = np.isfinite(values)
-        check_codes(codes.array, hasher.sketch.n_repetitions, hasher.sketch.n_buckets)
+        if codes is not self._handed_out:
+            check_codes(codes.array, hasher.sketch.n_repetitions, hasher.sketch.n_buckets)
         self._hasher = hasher
-        self._waiting.append((codes, values) if finite.all() else (codes[finite], values[finite]))
-        self.n_losses += int(finite.sum())
-        self.n_skipped += len(values) - int(finite.sum())
-        if self.is_warming_up or sum(len(codes) for codes, _ in self._waiting) >= LOT:
+        self._waiting.append((codes, values))
+        self._n_waiting += len(values)
+        if self._n_waiting >= LOT or self.is_warming_up:
             self._learn(hasher.sketch)
         return self
 
@@ -206,12 +217,21 @@ class StreamSelector:
 
     # -- within -------------------------------------------------------------------------------
 
+    def _n_waiting_in_vain(self) -> int:
+        return sum(int(np.count_nonzero(~np.isfinite(losses))) for _, losses in self._waiting)
+
     def _learn(self, sketch: NadarayaWatsonSketch) -> None:
         """Add what waits, and let later losses weigh more, which costs less than to decay all tables."""
         codes = Codes(np.hstack([codes.array for codes, _ in self._waiting]))
         losses = np.concatenate([losses for _, losses in self._waiting])
-        self._waiting = []
-        sketch.update(codes, losses, np.full(len(codes), self._weight))
+        self._waiting, self._n_waiting = [], 0
+        finite = np.isfinite(losses)
+        if not finite.all():
+            self._n_skipped += len(losses) - int(finite.sum())
+            codes, losses = codes[finite], losses[finite]
+        self._n_learnt += len(losses)
+        weights = np.full(len(losses), self._weight)
+        sketch.update(codes, losses[:, np.newaxis], weights, check_input=False)
         if self.half_life is not None:
             self._weight *= 2.0 ** min(len(codes) / self.half_life, 64.0)
         if self._weight >= LARGEST_WEIGHT:
