@@ -80,8 +80,10 @@ def test_a_cuda_device_beyond_the_last(monkeypatch):
 def test_no_device_is_the_best_there_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert torch_backend.usable_device(None) == torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert torch_backend.usable_device(None) == torch.device("cuda")
+    for name, value in (("is_available", True), ("device_count", 2), ("current_device", 1)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert torch_backend.usable_device(None) == torch.device("cuda:1")
+    assert torch_backend.usable_device("cuda") == torch.device("cuda:1")
 
 
 def test_torch_that_is_not_installed_is_named_with_its_extra():

@@ -231,7 +231,7 @@ def usable_device(device: str | None) -> torch.device:
         If there is none of that name here, or it has no float64.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
@@ -251,4 +251,6 @@ def usable_device(device: str | None) -> torch.device:
             raise ValueError(
                 f"device={device!r} was asked for, but the last CUDA device here is cuda:{n_devices - 1}."
             )
+        if chosen.index is None:  # the current one, also when another is current later
+            return torch.device("cuda", torch.cuda.current_device())
     return chosen
