@@ -11,7 +11,8 @@ from scipy.stats import spearmanr
 
 import nwsketch.training.stream
 from nwsketch import NadarayaWatsonSketchRegressor
-from nwsketch.training import StreamSelector
+from nwsketch.training import StreamSelector, policies
+from nwsketch.training.kernels import draw
 
 WITHOUT_TORCH = """
 import sys
@@ -315,3 +316,34 @@ def test_bandwidths_that_need_no_losses_work(bandwidth):
     expected = None if bandwidth == "scale" else np.broadcast_to(bandwidth, 4)
     assert expected is None or np.array_equal(selector.sketch.bandwidth, expected)
     assert selector.sketch.bandwidth.shape == (4,)
+
+
+def test_the_compiled_draw_is_that_of_the_policies():
+    n_compiled = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        n_rows = int(rng.integers(2, 1200))
+        n_draws = int(rng.integers(1, n_rows + 1))
+        scores = rng.exponential(size=n_rows) ** rng.choice([0.5, 1.0, 3.0, 8.0])
+        scores[rng.random(n_rows) < rng.choice([0.0, 0.4])] = 0.0
+        exponent, share = float(rng.choice([0.0, 0.5, 1.0, 2.0])), float(rng.choice([0.0, 0.1, 0.5, 1.0]))
+        probabilities = policies.probabilities(scores, exponent, share)
+        wanted = policies.without_replacement(probabilities, n_draws, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        order, start = rng.permutation(n_rows), rng.random()
+        rows, weights = np.empty(n_draws, dtype=np.int64), np.empty(n_draws, dtype=np.float32)
+        if draw(scores, exponent, share, order, start, rows, weights):
+            n_compiled += 1
+            shuffled = rng.permutation(n_draws)
+            np.testing.assert_array_equal(rows[shuffled], wanted.rows)
+            np.testing.assert_allclose(weights[shuffled], wanted.weights, rtol=1e-5)
+    assert n_compiled > 150
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_the_compiled_draw_leaves_odd_scores_to_the_policies(bad):
+    scores = np.ones(8)
+    scores[3] = bad
+    rows, weights = np.empty(4, dtype=np.int64), np.empty(4, dtype=np.float32)
+    assert not draw(scores, 1.0, 0.1, np.arange(8), 0.5, rows, weights)
+    assert not draw(np.zeros(8), 1.0, 0.1, np.arange(8), 0.5, rows, weights)

@@ -15,6 +15,7 @@ from nwsketch.inputs import check_labels, check_rows
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.sketch import NadarayaWatsonSketch
 from nwsketch.tensors import to_host
+from nwsketch.training.kernels import subtract
 
 #: The sketch that ``sketch=None`` stands for. So many buckets that codes are not rehashed up to 256 labels:
 #: unrelated rows in a bucket do more harm to a loss than few repetitions do.
@@ -84,7 +85,7 @@ class RowHasher:
         -------
         Codes
         """
-        rows = as_rows(features, self.sketch.n_features)
+        rows = as_rows(features, self.sketch.n_features, check_finite=self._centre is None)
         if (labels is None) != (self.sketch.n_labels == 0):
             raise ValueError(
                 "labels are missing: this sketch tells rows apart by label, so give one per row."
@@ -111,11 +112,16 @@ class RowHasher:
         kind = np.result_type(rows, centre)
         if self._room.shape != rows.shape or self._room.dtype != kind:
             self._room = np.empty(rows.shape, dtype=kind)
-        return np.asarray(np.subtract(rows, centre, out=self._room))
+        if not subtract(rows, centre.astype(kind, copy=False), self._room):
+            check_rows(rows, self.sketch.n_features)  # a difference of huge numbers may be infinite
+        return self._room
 
 
-def as_rows(features: Any, n_features: int | None = None) -> Any:
-    """Return features as float32 or float64 rows, or as canonical CSR of such."""
+def as_rows(features: Any, n_features: int | None = None, check_finite: bool = True) -> Any:
+    """Return features as float32 or float64 rows, or as canonical CSR of such.
+
+    Without ``check_finite``, rows of the right type and width may hold NaN or infinity.
+    """
     rows: Any = to_host(features)
     if not issparse(rows):
         rows = np.asarray(rows)
@@ -124,6 +130,9 @@ def as_rows(features: Any, n_features: int | None = None) -> Any:
             f"features has shape {rows.shape}: give one row per example, (n_samples, n_features); flatten "
             "images with reshape(len(features), -1)."
         )
+    is_float = not issparse(rows) and rows.dtype in (np.float32, np.float64)
+    if is_float and not check_finite and rows.shape[1] == n_features:
+        return rows
     return check_rows(rows, rows.shape[1] if n_features is None else n_features)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from nwsketch.sketch import NadarayaWatsonSketch
 from nwsketch.training import policies
 from nwsketch.training.arrays import as_losses, check_losses
 from nwsketch.training.hashing import RowHasher
+from nwsketch.training.kernels import draw
 
 #: What the default sketch of a stream differs in: look-ups cost time at every step, and threads of its own
 #: would compete with those of the model.
@@ -100,10 +100,8 @@ class StreamSelector:
         self.n_labels = check_integer("n_labels", n_labels, 0)
         self.warmup = check_integer("warmup", warmup, 0)
         self.half_life = None if half_life is None else check_integer("half_life", half_life, 1)
-        self._probabilities = partial(
-            policies.probabilities, exponent=exponent, uniform_share=uniform_share, quantile=clip
-        )
-        self._probabilities(np.ones(1))  # which checks the arguments
+        policies.probabilities(np.ones(1), exponent, uniform_share, clip)  # which checks the arguments
+        self._exponent, self._uniform_share, self._clip = float(exponent), float(uniform_share), clip
         self._estimator, self._seed = sketch, check_integer("seed", seed, 0)
         self._rng = np.random.default_rng(self._seed)
         self._hasher: RowHasher | None = None
@@ -159,12 +157,11 @@ class StreamSelector:
             )
         self._hasher = hasher
         if self.is_warming_up:
-            draw = policies.dynamic_random(len(codes), n_select, self._rng)
+            rows, weights = policies.dynamic_random(len(codes), n_select, self._rng)
         else:
-            scores = hasher.sketch.query(codes, check_input=False)[:, 0]
-            draw = policies.without_replacement(self._probabilities(scores), n_select, self._rng)
-        self._handed_out = codes[draw.rows]
-        return Selection(draw.rows, draw.weights.astype(np.float32), self._handed_out)
+            rows, weights = self._draw(hasher.sketch.query(codes, check_input=False)[:, 0], n_select)
+        self._handed_out = codes[rows]
+        return Selection(rows, weights.astype(np.float32, copy=False), self._handed_out)
 
     def update(self, features_or_codes: Any, losses: Any, labels: ArrayLike | None = None) -> StreamSelector:
         """Learn the losses of rows, usually those of a selection.
@@ -216,6 +213,19 @@ class StreamSelector:
         return self.sketch is None or self.sketch.n_samples_seen < max(self.warmup, 1)
 
     # -- within -------------------------------------------------------------------------------
+
+    def _draw(self, scores: NDArray[np.float64], n_select: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Draw by the policies: in one compiled call if the scores are such that it can."""
+        scores = scores if self._clip is None else policies.clip(scores, self._clip)
+        rows, weights = np.empty(n_select, dtype=np.int64), np.empty(n_select, dtype=np.float32)
+        state = self._rng.bit_generator.state
+        order, start = self._rng.permutation(len(scores)), self._rng.random()
+        if draw(scores, self._exponent, self._uniform_share, order, start, rows, weights):
+            shuffled = self._rng.permutation(n_select)
+            return rows[shuffled], weights[shuffled]
+        self._rng.bit_generator.state = state
+        probabilities = policies.probabilities(scores, self._exponent, self._uniform_share)
+        return policies.without_replacement(probabilities, n_select, self._rng)
 
     def _n_waiting_in_vain(self) -> int:
         return sum(int(np.count_nonzero(~np.isfinite(losses))) for _, losses in self._waiting)
