@@ -30,8 +30,9 @@ from nwsketch.backends.numba_kernels.projection import (
 ROWS = 64
 #: Hashes in a block, features in a chunk: the order of the Hadamard matrix.
 ORDER = 8
-#: Features that are loaded at a time: their lines, of sixteen rows, stay in the first-level cache.
-LOADED = 64
+#: Rows that are loaded at a time, feature by feature: so few that their lines, of sixteen features, stay in
+#: the first-level cache also where they lie a power of two apart.
+LOADED = 16
 #: Tiles of rows whose features, up to so many floats, are loaded before any is hashed: a repetition's codes
 #: are written in longer pieces then. Written 128 bytes here and there, they would cost a third of the time.
 TILES, LOADED_FLOATS = 8, 2**16
@@ -114,11 +115,14 @@ def _load(
     norms[:] = 0
     in_float64[:] = False
     for copy in range(n_copies):
-        for first in range(0, n_features, LOADED):
-            for i in range(np.uint64(n_rows)):
-                for j in range(np.uint64(first), np.uint64(min(first + LOADED, n_features))):
-                    k = np.uint64(copy * n_padded) + j
-                    features[k * _ROWS + i] = np.float32(np.float64(rows[i, j]) * scales[k])
+        for first in range(0, n_rows, LOADED):
+            part = rows[first : first + LOADED]
+            for j in range(np.uint64(n_features)):
+                k = np.uint64(copy * n_padded) + j
+                scale = scales[k]
+                feature = features[k * _ROWS + np.uint64(first) : (k + np.uint64(1)) * _ROWS]
+                for i in range(np.uint64(part.shape[0])):
+                    feature[i] = np.float32(np.float64(part[i, j]) * scale)
     for i in range(ROWS):
         norm = math.sqrt(n_copies) * _norm(rows[i], scales) if i < n_rows else 0.0
         in_float64[i] = i < n_rows and not SMALLEST_NORM < norm < largest_norm
