@@ -65,6 +65,19 @@ def test_plain_arrays_are_what_scikit_learn_would_return(form, no_validate_data)
     assert validate_queries(model, X) is X
 
 
+@pytest.mark.parametrize("kind", [float, int, bool])
+def test_lists_of_numbers_are_what_scikit_learn_makes_of_them(kind, no_validate_data):
+    X, y = (np.round(values).astype(kind) for values in make_rows())
+    model = make()
+    model.n_features_in_ = X.shape[1]
+    taken, targets, _ = validate_rows(model, X.tolist(), y.tolist(), None, reset=False)
+    expected, _ = validate_data(model, X.tolist(), y.tolist(), reset=False, **Y_OPTIONS, **X_OPTIONS)
+    assert taken.dtype == expected.dtype == np.float64
+    np.testing.assert_array_equal(taken, expected)
+    np.testing.assert_array_equal(targets, y)
+    np.testing.assert_array_equal(validate_queries(model, X.tolist()), expected)
+
+
 NOT_PLAIN = {
     "NaN": lambda X: np.where(X > 1, np.nan, X),
     "infinity": lambda X: np.where(X > 1, np.inf, X),
@@ -76,7 +89,9 @@ NOT_PLAIN = {
     "one row": lambda X: X[0],
     "3-D": lambda X: X[np.newaxis],
     "no rows": lambda X: X[:0],
-    "list": lambda X: X.tolist(),
+    "list of unequal rows": lambda X: [*X[1:].tolist(), X[0, :-1].tolist()],
+    "list of words": lambda X: X.astype(str).tolist(),
+    "list with a gap": lambda X: [*X[1:].tolist(), [None, *X[0, 1:]]],
     "frame": pd.DataFrame,
     "subclass": lambda X: X.view(np.recarray),
     "sparse": sparse.csr_array,
