@@ -8,8 +8,8 @@ beyond the cache. Where a row has few non-zeros, each bears more of what a row c
 tables.) "dense" is what learning a dense row of 100,000 features would take, extrapolated: a hundred times
 what a dense row of 1,000 takes. Medians of three calls, each after an untimed one.
 
-    python tests/benchmarks/sparse.py            # a minute or two
-    python tests/benchmarks/sparse.py --smoke    # a tenth of the features and fewer rows, seconds
+    python tests/benchmarks/sparse_rows.py            # a minute or two
+    python tests/benchmarks/sparse_rows.py --smoke    # a tenth of the features and fewer rows, seconds
 """
 
 import argparse
