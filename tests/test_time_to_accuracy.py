@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, lo
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra nwsketch[torch])")
 
+# What follows imports torch itself, so it comes after the look for it: hence E402.
 import time_to_accuracy  # noqa: E402
 from trials import arms, clock, data, evaluation, records, training  # noqa: E402
 from trials.reports import Comparison, is_sooner, print_tables  # noqa: E402
@@ -285,7 +286,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     assert sorted(map(records.key_of, again)) == sorted(map(records.key_of, whole))
     ends = [{records.key_of(run): run["points"][-1]["log_loss"] for run in runs} for runs in (whole, again)]
     assert ends[0] == ends[1]
-    assert len(records.read_results(file)) == 6
+    assert len(time_to_accuracy.read_results(file)) == 6
     with pytest.raises(SystemExit, match="other settings"):
         time_to_accuracy.measure(None, "made_up", replace(settings, share=0.3), names, NO_STRESS, 1, file)
 

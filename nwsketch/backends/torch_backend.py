@@ -42,6 +42,7 @@ def untracked(method: Method) -> Method:
         with torch.inference_mode(False), torch.no_grad():
             return method(*arguments, **options)
 
+    # PyTorch leaves this decorator without annotations.
     return torch.compiler.disable(call)  # type: ignore[no-untyped-call]
 
 

@@ -29,11 +29,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accuracy import read_results
 from threadpoolctl import threadpool_limits
 from trials.data import load
 from trials.evaluation import METRICS
 from trials.pictures import draw
-from trials.records import append, best_rate, end_last_line, missing, read_results, timed_keys, tuning_keys
+from trials.records import append, best_rate, end_last_line, missing, timed_keys, tuning_keys
 from trials.reports import print_tables
 from trials.settings import read_settings
 from trials.stress import Stress

@@ -1,24 +1,11 @@
 """Records of runs as JSON lines, and the runs that are still wanted: an interrupt costs one run."""
 
 import itertools
-import json
-from pathlib import Path
 
 from trials.evaluation import RISING
 
 #: Seed of the runs that choose the learning rates; those reported have the seeds from 0 on.
 TUNING_SEED = 1_000
-
-
-def read_results(file):
-    """Return the records of a results file; a last line cut off by an interrupt is left out."""
-    records = []
-    for line in Path(file).read_text().splitlines() if Path(file).exists() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
 
 
 def end_last_line(file):
