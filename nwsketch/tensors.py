@@ -33,19 +33,19 @@ def is_tensor(values: Any) -> bool:
 
 def to_host(values: Any) -> Any:
     """Return a tensor as an array (float16 and bfloat16 as float32), anything else as it is."""
-    if not is_tensor(values):
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(values, torch.Tensor):
         return values
-    if str(values.layout) != "torch.strided":
+    if values.layout is not torch.strided:
         raise ValueError(
             f"A tensor of layout {values.layout} is not taken: give a dense one, .to_dense(), or a SciPy "
             "matrix in CSR."
         )
     if values.is_meta:
         raise ValueError("A tensor on device meta holds no values: give one on 'cpu' or 'cuda'.")
-    values = values.detach().resolve_conj().resolve_neg()
     if values.is_floating_point() and values.element_size() < 4:
         values = values.float()
-    return values.cpu().numpy()
+    return values.numpy(force=True)
 
 
 def like(given: Any, values: Any) -> Any:

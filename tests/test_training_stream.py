@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from copy import copy
 
 import numpy as np
 import pytest
@@ -139,7 +140,6 @@ def test_labels_are_told_apart():
 
 @pytest.mark.parametrize(("half_life", "expected"), [(100, 1.0), (None, 10.0)])
 def test_old_losses_lose_their_weight(half_life, expected, monkeypatch):
-    monkeypatch.setattr(nwsketch.training.stream, "LOT", 1)
     monkeypatch.setattr(nwsketch.training.stream, "LARGEST_WEIGHT", 50.0)  # scaled down on the way
     selector, X = StreamSelector(half_life=half_life, seed=0), np.ones((100, 2))
     for loss, n_steps in ((19.0, 10), (1.0, 10)):
@@ -147,16 +147,6 @@ def test_old_losses_lose_their_weight(half_life, expected, monkeypatch):
             selector.update(X, np.full(100, loss))
     assert selector.sketch.query(X[:1])[0, 0] == pytest.approx(expected, abs=0.1)
     assert selector.sketch.total_weight < 500 or half_life is None
-
-
-def test_losses_are_learnt_in_lots_and_none_is_lost():
-    X = np.random.default_rng(0).normal(size=(300, 4))
-    selector, seen = StreamSelector(seed=0, warmup=500, half_life=None), []
-    for _ in range(6):
-        selector.update(X, np.ones(300))
-        seen.append(selector.sketch.n_samples_seen)
-    assert seen == [300, 600, 600, 600, 600, 1800]
-    assert selector.n_losses == 1800
 
 
 def test_codes_spare_hashing_and_change_nothing():
@@ -338,6 +328,79 @@ def test_the_compiled_draw_is_that_of_the_policies():
             np.testing.assert_array_equal(rows[shuffled], wanted.rows)
             np.testing.assert_allclose(weights[shuffled], wanted.weights, rtol=1e-5)
     assert n_compiled > 150
+
+
+@pytest.mark.parametrize("n_labels", [0, 3])
+@pytest.mark.parametrize("n_buckets", [2**16, 64])  # every code its own; rehashed
+def test_the_compiled_step_is_that_of_the_sketch_and_the_policies(n_buckets, n_labels):
+    shape = {"kernel": "angular", "hashes_per_repetition": 8, "n_repetitions": 9, "n_buckets": n_buckets}
+    estimator = NadarayaWatsonSketchRegressor(**shape, random_state=1)
+    rng = np.random.default_rng(0)
+    quick = StreamSelector(n_labels=n_labels, sketch=estimator, warmup=1, half_life=700, seed=0)
+    plain = StreamSelector(n_labels=n_labels, sketch=estimator, warmup=1, half_life=700, seed=0)
+    plain._clip = 1.0  # clips nothing, and is not for the compiled call
+    for step in range(6):
+        X = rng.normal(size=(400, 5)).astype(np.float32)
+        labels = rng.integers(0, n_labels, 400) if n_labels else None
+        for selector in (quick, plain):
+            rows, weights, codes = selector.select(X, labels, n_select=100)
+            theirs = None if labels is None else labels[rows]
+            np.testing.assert_array_equal(codes.array, selector._hasher.hash(X[rows], theirs).array)
+            losses = np.abs(X[rows, 0]).astype(np.float32) + 0.1
+            if step:
+                scores = selector.sketch.query(selector._hasher.hash(X, labels))[:, 0]
+                included = policies.inclusion_probabilities(policies.probabilities(scores, 1.0, 0.1), 100)
+                np.testing.assert_allclose(weights, 0.25 / included[rows], rtol=1e-5)
+                assert len(set(rows.tolist())) == 100
+            selector.update(codes, losses)
+
+
+def test_what_the_compiled_call_learns_is_what_the_sketch_would():
+    X, losses = make_candidates(np.random.default_rng(0), 700)
+    selector = StreamSelector(half_life=100, seed=0)
+    selector.select(X, n_select=10)
+    sketch, weight = copy(selector.sketch), 1.0
+    for part in (slice(0, 300), slice(300, 301), slice(301, 301), slice(301, 700)):
+        codes = selector._hasher.hash(X)[part]
+        selector.update(codes, losses[part].astype(np.float32))
+        n_rows = len(codes)
+        sketch.update(codes, losses[part].astype(np.float32), np.full(n_rows, weight))
+        weight *= 2.0 ** (n_rows / 100)
+    np.testing.assert_array_equal(selector.sketch.tables, sketch.tables)
+    np.testing.assert_array_equal(selector.sketch._state.totals, sketch._state.totals)
+
+
+def test_losses_whose_sums_would_overflow_are_refused_and_change_nothing():
+    selector, X = StreamSelector(seed=0), np.eye(4)
+    selector.update(X, np.ones(4))
+    before = selector.sketch.tables.copy()
+    with pytest.raises(ValueError, match="overflow"):
+        selector.update(X, np.full(4, 1e304))
+    np.testing.assert_array_equal(selector.sketch.tables, before)
+    assert selector.n_losses == 4
+
+
+def test_a_sketch_in_memory_that_cannot_be_written_learns_too():
+    selector, X = StreamSelector(seed=0), np.eye(4)
+    selector.update(X, np.ones(4))
+    selector.sketch._state.tables.flags.writeable = False  # as joblib maps it from a file
+    selector.update(X, np.ones(4))
+    assert selector.n_losses == 8 == selector.sketch.n_samples_seen
+
+
+def test_one_order_of_candidates_serves_several_draws_and_rows_are_chosen_as_often_as_they_should():
+    rng, n_draws = np.random.default_rng(0), 4000
+    X = rng.normal(size=(12, 3))
+    selector = StreamSelector(warmup=1, half_life=None, uniform_share=0.2, seed=3)
+    selector.update(X, rng.exponential(size=12))
+    scores = selector.sketch.query(selector._hasher.hash(X))[:, 0]
+    included = policies.inclusion_probabilities(policies.probabilities(scores, 1.0, 0.2), 4)
+    seen = np.zeros(12)
+    for _ in range(n_draws):
+        seen[selector.select(X, n_select=4).rows] += 1
+    errors = np.sqrt(included * (1 - included) * n_draws)
+    assert np.all(np.abs(seen - n_draws * included) < 4 * errors + 1e-9)
+    assert included.min() < 0.2 < 0.5 < included.max()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])

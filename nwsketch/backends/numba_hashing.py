@@ -55,6 +55,7 @@ class Hasher:
             "minhash": self._hash_minhash,
         }
         self._hash = hashes.get(plan.form, self._hash_plainly)
+        self._takes_arrays = plan.form in hashes and plan.form != "minhash"  # which wants CSR
         if plan.form.endswith("projection"):
             if "gaussians" in plan.arrays:
                 self._prepare_factors()
@@ -68,14 +69,14 @@ class Hasher:
         ----------
         X : ndarray or canonical CSR of shape (n_rows, n_features), or Codes
         """
-        if self._hash == self._hash_plainly or isinstance(X, Codes):
+        if isinstance(X, np.ndarray) and self._takes_arrays:
+            return np.ascontiguousarray(X)
+        if isinstance(X, Codes) or self._hash == self._hash_plainly:
             return X
         if self._plan.form == "minhash" and not issparse(X):
             X = csr_array(X)
-        if issparse(X):
-            rows: Any = X
-            return rows.data.astype(np.float64, copy=False), rows.indices, rows.indptr
-        return np.ascontiguousarray(X)
+        rows: Any = X
+        return rows.data.astype(np.float64, copy=False), rows.indices, rows.indptr
 
     def hash(self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray) -> None:
         """Fill ``codes[r - first, i]`` for rows begin <= i < end and repetitions first <= r < last.

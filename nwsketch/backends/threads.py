@@ -75,11 +75,13 @@ def count_threads(n_jobs: int | None) -> int:
     """
     if n_jobs == 0:
         raise ValueError("n_jobs=0 has no meaning: give a positive number of threads, -1 for all, or None.")
+    if n_jobs is not None and n_jobs > 0:
+        return n_jobs
     available = int(numba.config.NUMBA_NUM_THREADS)
     if n_jobs is None:
         backend, _ = get_active_backend()
         return 1 if backend.nesting_level else available
-    return n_jobs if n_jobs > 0 else max(1, available + 1 + n_jobs)
+    return max(1, available + 1 + n_jobs)
 
 
 def run_ranges(task: Callable[[int, int], None], n_items: int, n_threads: int) -> None:

@@ -15,7 +15,7 @@ from nwsketch.inputs import check_labels, check_rows
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.sketch import NadarayaWatsonSketch
 from nwsketch.tensors import to_host
-from nwsketch.training.kernels import subtract
+from nwsketch.training.kernels import centre_rows
 
 #: The sketch that ``sketch=None`` stands for. So many buckets that codes are not rehashed up to 256 labels:
 #: unrelated rows in a bucket do more harm to a loss than few repetitions do.
@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {
 }
 #: Values of features that are centred at a time, in memory that is kept for the next time.
 CHUNK_SIZE = 2**20
+
+NO_LABELS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
 #: What an estimator must leave at its default here, as it would need the losses of all rows beforehand.
 NEEDS_TARGETS = {"bias_correction": None, "trend": None, "uncertainty": False}
@@ -92,29 +94,39 @@ class RowHasher:
                 if labels is None
                 else "labels were given, but this sketch knows none: set n_labels, or leave them out."
             )
-        numbers = None
-        if labels is not None:
-            numbers = check_labels(to_host(labels), rows.shape[0], self.sketch.n_labels)
+        numbers = None if labels is None else np.asarray(to_host(labels))
         if self._centre is None:
+            if numbers is not None:
+                numbers = check_labels(numbers, rows.shape[0], self.sketch.n_labels)
             return self.sketch.hash(rows, numbers, check_input=False)
-        hashed = []
+        if numbers is not None and (numbers.dtype != np.int64 or numbers.shape != rows.shape[:1]):
+            numbers = check_labels(numbers, rows.shape[0], self.sketch.n_labels)
         step = max(CHUNK_SIZE // self.sketch.n_features, 1)
+        hashed = []
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             theirs = None if numbers is None else numbers[part]
-            hashed.append(
-                self.sketch.hash(self._less(rows[part], self._centre), theirs, check_input=False).array
-            )
+            centred = self._less(rows[part], self._centre, theirs)
+            # What sketch.hash does, without the checks that are done already.
+            hashed.append(self.sketch._backend.codes(centred, self.sketch._threads(len(centred)), theirs))
         return Codes(hashed[0] if len(hashed) == 1 else np.hstack(hashed))
 
-    def _less(self, rows: NDArray[Any], centre: NDArray[Any]) -> NDArray[Any]:
-        """Return rows less the centre, in memory that the next call overwrites."""
-        kind = np.result_type(rows, centre)
-        if self._room.shape != rows.shape or self._room.dtype != kind:
-            self._room = np.empty(rows.shape, dtype=kind)
-        if not subtract(rows, centre.astype(kind, copy=False), self._room):
+    def _less(
+        self, rows: NDArray[Any], centre: NDArray[Any], labels: NDArray[np.int64] | None
+    ) -> NDArray[Any]:
+        """Return rows less the centre, in memory that the next call overwrites, and check them and labels."""
+        room, n_labels = self._room, self.sketch.n_labels
+        if rows.dtype != centre.dtype:
+            rows, centre = rows.astype(np.float64, copy=False), centre.astype(np.float64, copy=False)
+        if room.shape != rows.shape or room.dtype != rows.dtype:
+            room = self._room = np.empty(rows.shape, dtype=rows.dtype)
+        numbers = NO_LABELS if labels is None else labels
+        finite, known = centre_rows(rows, centre, numbers, n_labels, room)
+        if not finite:
             check_rows(rows, self.sketch.n_features)  # a difference of huge numbers may be infinite
-        return self._room
+        if not known:
+            check_labels(numbers, len(rows), n_labels)
+        return room
 
 
 def as_rows(features: Any, n_features: int | None = None, check_finite: bool = True) -> Any:

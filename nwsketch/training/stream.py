@@ -8,19 +8,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nwsketch.backends import Codes
-from nwsketch.inputs import check_codes, check_integer
+from nwsketch.backends.aggregation import NOISE_ERRORS, tolerated
+from nwsketch.inputs import LARGEST_SUM, check_codes, check_integer
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.sketch import NadarayaWatsonSketch
+from nwsketch.tensors import to_host
 from nwsketch.training import policies
 from nwsketch.training.arrays import as_losses, check_losses
 from nwsketch.training.hashing import RowHasher
-from nwsketch.training.kernels import draw
+from nwsketch.training.kernels import choose, learn
 
 #: What the default sketch of a stream differs in: look-ups cost time at every step, and threads of its own
 #: would compete with those of the model.
 CHANGES: dict[str, Any] = {"n_repetitions": 8, "n_jobs": 1}
-#: After the warm-up losses are learnt in lots of at least so many: small batches would cost more.
-LOT = 1024
+#: Draws that one random order of candidates serves for; where each starts in it is drawn anew, which alone
+#: makes the probabilities of rows exact.
+USES = 16
 #: Weights of new losses grow in place of older ones decaying; all are scaled down once they reach this.
 LARGEST_WEIGHT = 2.0**64
 
@@ -68,6 +71,13 @@ class StreamSelector:
     seed : int
         Of the hashes and of the draws. The generator is private.
 
+    Attributes
+    ----------
+    n_losses : int
+        Number of losses learnt.
+    n_skipped : int
+        Number of losses skipped, as they were NaN or infinite.
+
     Examples
     --------
     >>> import numpy as np
@@ -107,23 +117,13 @@ class StreamSelector:
         self._hasher: RowHasher | None = None
         self._weight = 1.0
         self._handed_out: Codes | None = None
-        self._waiting: list[tuple[Codes, NDArray[np.float64]]] = []
-        self._n_waiting = self._n_learnt = self._n_skipped = 0
+        self.n_losses = self.n_skipped = self._n_uses = 0
+        self._orders = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
 
     @property
     def sketch(self) -> NadarayaWatsonSketch | None:
         """The sketch of the losses; None before the first batch."""
         return None if self._hasher is None else self._hasher.sketch
-
-    @property
-    def n_losses(self) -> int:
-        """Number of losses given, without those skipped."""
-        return self._n_learnt + self._n_waiting - self._n_waiting_in_vain()
-
-    @property
-    def n_skipped(self) -> int:
-        """Number of losses skipped, as they were NaN or infinite."""
-        return self._n_skipped + self._n_waiting_in_vain()
 
     def select(self, features: Any, labels: ArrayLike | None = None, *, n_select: int) -> Selection:
         """Choose rows to train on.
@@ -156,12 +156,13 @@ class StreamSelector:
                 f"n_select={n_select} exceeds the {len(codes)} candidates: give fewer, or more rows."
             )
         self._hasher = hasher
-        if self.is_warming_up:
-            rows, weights = policies.dynamic_random(len(codes), n_select, self._rng)
+        if not self.is_warming_up:
+            selection = self._choose(hasher.sketch, codes, n_select)
         else:
-            rows, weights = self._draw(hasher.sketch.query(codes, check_input=False)[:, 0], n_select)
-        self._handed_out = codes[rows]
-        return Selection(rows, weights.astype(np.float32, copy=False), self._handed_out)
+            drawn = policies.dynamic_random(len(codes), n_select, self._rng)
+            selection = Selection(drawn.rows, drawn.weights.astype(np.float32), codes[drawn.rows])
+        self._handed_out = selection.codes
+        return selection
 
     def update(self, features_or_codes: Any, losses: Any, labels: ArrayLike | None = None) -> StreamSelector:
         """Learn the losses of rows, usually those of a selection.
@@ -197,14 +198,12 @@ class StreamSelector:
                 hasher = RowHasher(features_or_codes, self.n_labels, self._estimator, self._seed, **CHANGES)
             codes = hasher.hash(features_or_codes, labels)
         check_losses(losses, len(codes))
-        values = as_losses(losses)
+        values = np.asarray(to_host(losses))
+        values = values if values.dtype in (np.float32, np.float64) else as_losses(values)
         if codes is not self._handed_out:
             check_codes(codes.array, hasher.sketch.n_repetitions, hasher.sketch.n_buckets)
         self._hasher = hasher
-        self._waiting.append((codes, values))
-        self._n_waiting += len(values)
-        if self._n_waiting >= LOT or self.is_warming_up:
-            self._learn(hasher.sketch)
+        self._learn(hasher.sketch, codes, values)
         return self
 
     @property
@@ -214,36 +213,59 @@ class StreamSelector:
 
     # -- within -------------------------------------------------------------------------------
 
-    def _draw(self, scores: NDArray[np.float64], n_select: int) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Draw by the policies: in one compiled call if the scores are such that it can."""
-        scores = scores if self._clip is None else policies.clip(scores, self._clip)
-        rows, weights = np.empty(n_select, dtype=np.int64), np.empty(n_select, dtype=np.float32)
-        state = self._rng.bit_generator.state
-        order, start = self._rng.permutation(len(scores)), self._rng.random()
-        if draw(scores, self._exponent, self._uniform_share, order, start, rows, weights):
-            shuffled = self._rng.permutation(n_select)
-            return rows[shuffled], weights[shuffled]
-        self._rng.bit_generator.state = state
-        probabilities = policies.probabilities(scores, self._exponent, self._uniform_share)
-        return policies.without_replacement(probabilities, n_select, self._rng)
+    def _choose(self, sketch: NadarayaWatsonSketch, codes: Codes, n_select: int) -> Selection:
+        """Draw by the losses that the sketch expects: in one compiled call, if all is as usual."""
+        rules, state = sketch._rules, sketch._state
+        if self._clip is None and rules.aggregation == rules.empty == "mean":
+            rows, weights = np.empty(n_select, dtype=np.int64), np.empty(n_select, dtype=np.float32)
+            theirs = np.empty((sketch.n_repetitions, n_select), dtype=codes.array.dtype)
+            done, _ = choose(
+                codes.array,
+                state.tables,
+                state.channel_totals,
+                float(rules.n_buckets or np.inf),
+                state.unit,
+                NOISE_ERRORS,
+                tolerated(state),
+                self._exponent,
+                self._uniform_share,
+                *self._random_order(len(codes), n_select),
+                rows,
+                weights,
+                theirs,
+            )
+            if done:
+                return Selection(rows, weights, Codes(theirs))
+        scores = sketch.query(codes, check_input=False)[:, 0]
+        probabilities = policies.probabilities(scores, self._exponent, self._uniform_share, self._clip)
+        drawn = policies.without_replacement(probabilities, n_select, self._rng)
+        return Selection(drawn.rows, drawn.weights.astype(np.float32), codes[drawn.rows])
 
-    def _n_waiting_in_vain(self) -> int:
-        return sum(int(np.count_nonzero(~np.isfinite(losses))) for _, losses in self._waiting)
+    def _random_order(self, n_rows: int, n_select: int) -> tuple[NDArray[np.int64], float, NDArray[np.int64]]:
+        """Return an order of candidates and one of rows drawn, which serve for a while, and a start."""
+        order, places = self._orders
+        if self._n_uses == USES or order.size != n_rows or places.size != n_select:
+            order, places = self._orders = self._rng.permutation(n_rows), self._rng.permutation(n_select)
+            self._n_uses = 0
+        self._n_uses += 1
+        return order, self._rng.random(), places
 
-    def _learn(self, sketch: NadarayaWatsonSketch) -> None:
-        """Add what waits, and let later losses weigh more, which costs less than to decay all tables."""
-        codes = Codes(np.hstack([codes.array for codes, _ in self._waiting]))
-        losses = np.concatenate([losses for _, losses in self._waiting])
-        self._waiting, self._n_waiting = [], 0
-        finite = np.isfinite(losses)
-        if not finite.all():
-            self._n_skipped += len(losses) - int(finite.sum())
-            codes, losses = codes[finite], losses[finite]
-        self._n_learnt += len(losses)
-        weights = np.full(len(losses), self._weight)
-        sketch.update(codes, losses[:, np.newaxis], weights, check_input=False)
+    def _learn(self, sketch: NadarayaWatsonSketch, codes: Codes, losses: NDArray[Any]) -> None:
+        """Add losses, and let later ones weigh more, which costs less than to decay all tables."""
+        state, array = sketch._state, np.ascontiguousarray(codes.array)
+        done = False
+        if state.tables.flags.writeable:
+            with sketch._lock:
+                done, _ = learn(array, losses, self._weight, LARGEST_SUM, state.tables, state.totals)
+        if not done:
+            finite = np.isfinite(losses)
+            codes, targets = codes[finite], losses[finite, np.newaxis].astype(np.float64)
+            sketch.update(codes, targets, np.full(len(targets), self._weight), check_input=False)
+            self.n_skipped += len(losses) - len(targets)
+            losses = targets
+        self.n_losses += len(losses)
         if self.half_life is not None:
-            self._weight *= 2.0 ** min(len(codes) / self.half_life, 64.0)
+            self._weight *= 2.0 ** min(len(losses) / self.half_life, 64.0)
         if self._weight >= LARGEST_WEIGHT:
             sketch.decay(1.0 / self._weight)
             self._weight = 1.0

@@ -7,7 +7,7 @@
 - stream: kddcup99, 118 columns; MLP of 256-256, Adam; 256 rows trained on of 1,024 candidates. Rows are
   hashed by their 38 numbers, as selections are no better with the categories.
   ``StreamSelector.select`` and ``update`` against the training step of the same batch (forward, backward,
-  Adam), summed over blocks of four steps, as losses are learnt in lots of 1,024; the median over the blocks.
+  Adam), summed over blocks of four steps; the median over the blocks.
 
 Sets are read from the folder that ``--data-dir`` (or the environment variable NWSKETCH_DATA) names; without,
 made-up rows of the same shape take their place. Kernels are compiled, and nets warmed up, before any clock
@@ -119,6 +119,7 @@ def measure_sampler(folder, n_rows):
 def measure_stream(folder, n_rows, n_blocks):
     X, y, origin = connections(folder, n_rows)
     torch.manual_seed(0)
+    numbers = X[:, :N_NUMBERS].contiguous()
     net = mlp(X.shape[1], int(y.max()) + 1)
     optimizer = torch.optim.Adam(net.parameters())
     selector = StreamSelector(n_labels=int(y.max()) + 1, seed=0)
@@ -128,8 +129,9 @@ def measure_stream(folder, n_rows, n_blocks):
     for step in range(n_before + n_steps):
         start = step % n_batches * n_candidates
         x, labels = X[start : start + n_candidates], y[start : start + n_candidates]
+        features = numbers[start : start + n_candidates]
         began = time.perf_counter()
-        rows, weights, codes = selector.select(x[:, :N_NUMBERS], labels, n_select=N_SELECTED)
+        rows, weights, codes = selector.select(features, labels, n_select=N_SELECTED)
         selected = time.perf_counter()
         chosen = torch.from_numpy(rows)
         batch, targets, weights = x[chosen], labels[chosen], torch.from_numpy(weights)

@@ -92,11 +92,19 @@ def _transform_chunks(features, n_chunks):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def _norm(row, scales):  # only bounds are derived from it: it need not be the same to the last bit
-    square = 0.0
-    for j in range(row.size):
-        square += (np.float64(row[j]) * scales[j]) ** 2
-    return math.sqrt(square)
+def _add_squares(
+    features,  # in   (n_chunks * ORDER * ROWS,) float32
+    n_chunks,
+    squares,  # out  (ROWS,) float64: squared norms; bounds alone depend on their last bits
+):
+    squares[:] = 0
+    for c in range(np.uint64(n_chunks)):
+        u = features[c * _CHUNK : (c + np.uint64(1)) * _CHUNK]
+        for i in range(_ROWS):
+            a0, a1, a2, a3 = float(u[i]), float(u[_R1 + i]), float(u[_R2 + i]), float(u[_R3 + i])
+            a4, a5, a6, a7 = float(u[_R4 + i]), float(u[_R5 + i]), float(u[_R6 + i]), float(u[_R7 + i])
+            four = a0 * a0 + a1 * a1 + a2 * a2 + a3 * a3
+            squares[i] += four + a4 * a4 + a5 * a5 + a6 * a6 + a7 * a7
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -107,6 +115,7 @@ def _load(
     features,  # out  (n_chunks * ORDER * ROWS,) float32: the scaled rows, every chunk transformed
     norms,  # out  (ROWS,) float32: norms of the scaled rows, rounded up; 0 for those in float64
     in_float64,  # out  (ROWS,) bool: rows whose codes must be computed by other means
+    squares,  # scratch (ROWS,) float64
 ):
     n_rows, n_features = rows.shape
     n_padded = -(-n_features // ORDER) * ORDER
@@ -123,8 +132,9 @@ def _load(
                 feature = features[k * _ROWS + np.uint64(first) : (k + np.uint64(1)) * _ROWS]
                 for i in range(np.uint64(part.shape[0])):
                     feature[i] = np.float32(np.float64(part[i, j]) * scale)
+    _add_squares(features, scales.size // ORDER, squares)
     for i in range(ROWS):
-        norm = math.sqrt(n_copies) * _norm(rows[i], scales) if i < n_rows else 0.0
+        norm = math.sqrt(squares[i])
         in_float64[i] = i < n_rows and not SMALLEST_NORM < norm < largest_norm
         if in_float64[i] or i >= n_rows:  # anything that is far from an edge will do
             for j in range(scales.size):
@@ -405,6 +415,7 @@ def structured_codes(
     features = _aligned(np.empty(n_tiles * n_floats + PADDING, np.float32))
     norms = _aligned(np.empty(n_tiles * ROWS + PADDING, np.float32))
     in_float64 = np.empty(n_tiles * ROWS, np.bool_)
+    squares = np.empty(ROWS)
     sums = _aligned(np.empty(BLOCKS * ORDER * ROWS + PADDING, np.float32))
     words = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint32))
     joined = _aligned(np.empty(ORDER * ROWS + PADDING, np.uint64))
@@ -422,6 +433,7 @@ def structured_codes(
                 features[t * n_floats : (t + 1) * n_floats],
                 norms[t * ROWS : (t + 1) * ROWS],
                 in_float64[t * ROWS : (t + 1) * ROWS],
+                squares,
             )
         for stack in range(first // ORDER, last_stack, step):
             for t, start in enumerate(range(begin_of_tiles, end_of_tiles, ROWS)):

@@ -41,10 +41,12 @@ def salt(
     end,
     codes,  # in/out  (n_repetitions, n_rows) uint16 or uint32
 ):
+    n_codes = np.uint64(n_buckets)
     for repetition in range(codes.shape[0]):
-        for i in range(begin, end):
-            moved = np.int64(codes[repetition, i]) + np.int64(offsets[labels[i], repetition])
-            codes[repetition, i] = moved if moved < n_buckets else moved - n_buckets
+        own = codes[repetition]
+        for i in range(np.uint64(begin), np.uint64(end)):
+            moved = np.uint64(own[i]) + np.uint64(offsets[np.uint64(labels[i]), repetition])
+            own[i] = moved if moved < n_codes else moved - n_codes
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
