@@ -1,4 +1,4 @@
-"""Hashing and adding, or hashing and reading, by one kernel: which plans there is one for, and how it is called.
+"""Hashing and adding, or reading, by one kernel: which hashes there is one for, and how it is called.
 
 The kernels are Triton's (:mod:`nwsketch.backends.triton_kernels`), imported where they are asked for. Cells
 are those of :mod:`nwsketch.backends.torch_hashing`, exactly; sums agree to rounding.
@@ -26,6 +26,8 @@ ROWS, SPAN = 32, 64
 CELLS, COLUMNS, BLOCKS = 128, 64, 16
 #: Features, or chunks of them, that are multiplied at a time.
 DEPTH = 16
+#: What float64 rounds a number by, relative to it, at most.
+UNIT = 2.0**-53
 #: Features in a chunk, and repetitions that share a block of factors (nwsketch.hashing.projections).
 ORDER = 8
 
@@ -142,16 +144,17 @@ class FusedHasher:
             )
 
     def _tiles(self, n_channels: int) -> dict[str, int]:
-        """Return the sizes of tiles: powers of two that the registers have room for."""
+        """Return the sizes of tiles, powers of two that the registers of so many warps have room for."""
         padded = power_of_two(n_channels)
-        most = CELLS // padded
         if self._plan.form == "grid":
-            return {"PADDED": padded, "REPETITIONS": min(power_of_two(self._plan.n_repetitions), most)}
+            repetitions = min(power_of_two(self._plan.n_repetitions), CELLS // padded)
+            return {"PADDED": padded, "REPETITIONS": repetitions, "num_warps": 8}
         inner = self._arguments["INNER"]
         columns = COLUMNS if inner == 1 else BLOCKS
         at_once = min(power_of_two(self._hashes), columns)
-        outer = max(min(columns // at_once, most // inner), 1)
-        return {"PADDED": padded, "HASHES_AT_ONCE": at_once, "OUTER": outer}
+        outer = max(min(columns // at_once, CELLS // padded // inner), 1)
+        n_warps = 8 if inner == 1 else 4
+        return {"PADDED": padded, "HASHES_AT_ONCE": at_once, "OUTER": outer, "num_warps": n_warps}
 
 
 def power_of_two(number: int) -> int:
@@ -169,14 +172,14 @@ def _grids(plan: Plan, hasher: TorchHasher) -> tuple[Any, dict[str, Any]]:
 def _projections(plan: Plan, hasher: TorchHasher) -> tuple[Any, dict[str, Any]]:
     """Return the kernel of projections, and what it is told of a plan.
 
-    With u = 2^-53, products and the sums in order are off by n_features u sum_j |x_j d_j| each. If there are
-    factors, let s be the scaled row, m = sum_j |s_j|, and g the Gaussians of a block. As H / sqrt(8) is a
-    rotation, and no turned feature exceeds its chunk's share of m, no more than m ||g|| is ever added up. So
-    the sums in order are off by n_features u m ||g||; the directions, which were computed from the factors,
-    by (14 + n_copies) u m ||g||; the products by (11 + n_chunks) u m ||g||: scaling and three levels of
-    additions 4, the Gaussians over sqrt(8) 2, products and their sums n_chunks + 1, three levels 3, the
-    length 1. Here all is taken twice, and a copy is a chunk. (Higham, "Accuracy and Stability of Numerical
-    Algorithms", 2002, chapters 3 and 24.)
+    With u = :data:`UNIT`, products and the sums in order are off by n_features u sum_j |x_j d_j| each. If
+    there are factors, let s be the scaled row, m = sum_j |s_j|, and g the Gaussians of a block. As
+    H / sqrt(8) is a rotation, and no turned feature exceeds its chunk's share of m, no more than m ||g|| is
+    ever added up. So the sums in order are off by n_features u m ||g||; the directions, which were computed
+    from the factors, by (14 + n_copies) u m ||g||; the products by (11 + n_chunks) u m ||g||: scaling and
+    three levels of additions 4, the Gaussians over sqrt(8) 2, products and their sums n_chunks + 1, three
+    levels 3, the length 1. Here all is taken twice, and a copy is a chunk. (Higham, "Accuracy and Stability
+    of Numerical Algorithms", 2002, chapters 3 and 24.)
     """
     from nwsketch.backends.triton_kernels.projection import projection_kernel
 
@@ -195,7 +198,7 @@ def _projections(plan: Plan, hasher: TorchHasher) -> tuple[Any, dict[str, Any]]:
         n_terms, largest = plan.n_features, np.abs(plan.arrays["directions"]).max(axis=0)
     return projection_kernel, factors | {
         "directions": hasher.arrays["directions"],
-        "errors": as_tensor(2.0**-52 * (plan.n_features + n_terms) * largest, hasher.device),
+        "errors": as_tensor(2 * UNIT * (plan.n_features + n_terms) * largest, hasher.device),
         "offsets": hasher.arrays["offsets"] if floors else None,
         "n_chunks": n_chunks,
         "n_blocks": n_blocks,

@@ -1,4 +1,4 @@
-"""Fused kernels of the PyTorch backend, in Triton: rows are hashed and their cells added to, or read, at once.
+"""Fused kernels of the PyTorch backend, in Triton: rows are hashed and their cells visited at once.
 
 Codes and projections never leave the registers: of a row only its features are read, and its cells. Every
 program owns a block of rows and a span of repetitions, and works on tiles of rows by repetitions. All cells

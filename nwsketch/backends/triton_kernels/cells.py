@@ -63,7 +63,9 @@ def load_own(
     if own is not None:
         channels = tl.arange(0, PADDED)
         wanted = (rows < n_rows)[:, None] & (channels < n_channels)[None, :]
-        return tl.load(own + (rows.to(tl.int64) * n_channels)[:, None] + channels[None, :], mask=wanted, other=0.0)
+        return tl.load(
+            own + (rows.to(tl.int64) * n_channels)[:, None] + channels[None, :], mask=wanted, other=0.0
+        )
     return tl.zeros((rows.shape[0], PADDED), tl.float64)
 
 

@@ -43,7 +43,9 @@ def load_values(
 
 
 @triton.jit
-def scaled(x, row_stride, feature_stride, rows, n_rows, n_features, scales, chunks, n_chunks, i: tl.constexpr):
+def scaled(
+    x, row_stride, feature_stride, rows, n_rows, n_features, scales, chunks, n_chunks, i: tl.constexpr
+):
     """Return feature i of every chunk, times its scale, of which there are n_chunks * 8."""
     features = chunks % ((n_features + 7) // 8) * 8 + i  # a row's copies follow each other
     wanted = (chunks < n_chunks) & (features < n_features)
@@ -55,7 +57,9 @@ def scaled(x, row_stride, feature_stride, rows, n_rows, n_features, scales, chun
 def gaussians_of(gaussians, chunks, n_chunks, blocks, valid, n_blocks, i: tl.constexpr):
     """Return what entry i of every turned chunk is multiplied by, of (n_chunks * 8, n_blocks)."""
     wanted = (chunks < n_chunks)[:, None] & valid[None, :]
-    return tl.load(gaussians + ((chunks * 8 + i) * n_blocks)[:, None] + blocks[None, :], mask=wanted, other=0.0)
+    return tl.load(
+        gaussians + ((chunks * 8 + i) * n_blocks)[:, None] + blocks[None, :], mask=wanted, other=0.0
+    )
 
 
 @triton.jit
@@ -74,7 +78,7 @@ def products_of_factors(
     valid,  # in  (n,)
     DEPTH: tl.constexpr,  # chunks at a time
 ):
-    """Return projections, (n_rows, n * 8), and the sums of what was projected without its signs, (n_rows,)."""
+    """Return projections, (n_rows, n * 8), and the sums of scaled features without signs, (n_rows,)."""
     z0 = tl.zeros((rows.shape[0], blocks.shape[0]), tl.float64)
     z1, z2, z3, z4, z5, z6, z7 = z0, z0, z0, z0, z0, z0, z0
     mass = tl.zeros((rows.shape[0],), tl.float64)
@@ -154,7 +158,7 @@ def projection_kernel(
     feature_stride,
     own,  # in  (n_rows, n_channels) float64: added to the cells; left out of what is read, or None
     tables,  # in or out  (n_repetitions, n_buckets, n_channels) float64
-    sums_out,  # out  (n_rows, n_groups, n_channels) float64, if READ
+    sums,  # out  (n_rows, n_groups, n_channels) float64, if READ
     squares_out,  # out  (n_rows, n_groups) float64, if READ and REHASHED
     unit_in,  # in  () float64
     directions,  # in  (n_features, n_hashes) float64, n_hashes = n_repetitions * HASHES
@@ -204,15 +208,25 @@ def projection_kernel(
             valid = (of >= first) & (of < last) & (nth < HASHES)
             hashes = of * HASHES + nth
             if INNER == 1:
-                sums, mass = products(
-                    x, row_stride, feature_stride, rows, n_rows, n_features, directions, n_hashes, hashes, valid, DEPTH
+                projected, mass = products(
+                    x,
+                    row_stride,
+                    feature_stride,
+                    rows,
+                    n_rows,
+                    n_features,
+                    directions,
+                    n_hashes,
+                    hashes,
+                    valid,
+                    DEPTH,
                 )
             else:
                 places = tl.arange(0, OUTER * HASHES_AT_ONCE)
                 stacks, within = start // INNER + places // HASHES_AT_ONCE, k + places % HASHES_AT_ONCE
                 blocks = stacks * HASHES + within
                 there = (within < HASHES) & (blocks < n_blocks)
-                sums, mass = products_of_factors(
+                projected, mass = products_of_factors(
                     x,
                     row_stride,
                     feature_stride,
@@ -228,27 +242,35 @@ def projection_kernel(
                     DEPTH,
                 )
                 if FLOORS:
-                    sums = sums * tl.load(lengths + hashes, mask=valid, other=0.0)[None, :]
+                    projected = projected * tl.load(lengths + hashes, mask=valid, other=0.0)[None, :]
             # Products below 1e-300 may underflow.
             error = tl.load(errors + hashes, mask=valid, other=0.0)
             limits = tl.maximum(mass[:, None] * error[None, :], 1e-300)
             if FLOORS:
                 moves = tl.load(offsets + hashes, mask=valid, other=0.0)[None, :]
-                positions = sums + moves
+                positions = projected + moves
                 distances = tl.abs(positions - tl.floor(positions + 0.5))
                 limits += tl.abs(positions) * 2.220446049250313e-16  # the addition of an offset rounds too
                 safe = distances > limits
             else:
-                safe = (tl.abs(sums) > limits) | (mass == 0)[:, None]  # zeros project to zero in any order
+                safe = (tl.abs(projected) > limits) | (mass == 0)[
+                    :, None
+                ]  # zeros project to zero in any order
             safe = safe | ((rows < n_rows)[:, None] & valid[None, :] == 0)
             if tl.min(tl.min(safe.to(tl.int32), axis=1), axis=0) == 0:
-                sums = sums_in_order(
-                    x, row_stride, feature_stride, rows, n_rows, n_features, directions, n_hashes, hashes, valid
+                projected = sums_in_order(
+                    x,
+                    row_stride,
+                    feature_stride,
+                    rows,
+                    n_rows,
+                    n_features,
+                    directions,
+                    n_hashes,
+                    hashes,
+                    valid,
                 )
-            if FLOORS:
-                cells = tl.floor(sums + moves).to(tl.int64)
-            else:
-                cells = (sums >= 0).to(tl.int64)
+            cells = tl.floor(projected + moves).to(tl.int64) if FLOORS else (projected >= 0).to(tl.int64)
             terms = cells * tl.load(multipliers + hashes, mask=valid, other=0)[None, :]
             by_hash = tl.reshape(terms, (ROWS, OUTER, HASHES_AT_ONCE, INNER))
             joined += tl.reshape(tl.sum(by_hash, axis=2), (ROWS, OUTER * INNER))
@@ -270,6 +292,4 @@ def projection_kernel(
             READ,
         )
     if READ:
-        store_answers(
-            total, squares, rows, n_rows, group, n_groups, n_channels, sums_out, squares_out, REHASHED
-        )
+        store_answers(total, squares, rows, n_rows, group, n_groups, n_channels, sums, squares_out, REHASHED)
