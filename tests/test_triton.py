@@ -66,9 +66,9 @@ def answers(backend, rows, targets, weights, groups, fused, monkeypatch):
     [
         (1, 1, 1, 1, 2, 1, 1, np.float64),
         (33, 5, 20, 2, 64, 1, 5, np.float32),
-        (40, 9, 12, 3, 1000, 2, 3, np.float32),
-        (32, 16, 72, 1, 2**16 + 1, 1, 2, np.float64),
-        (35, 30, 3, 20, 16, 5, 3, np.float16),
+        (7, 9, 12, 3, 1000, 2, 3, np.float32),
+        (3, 8, 70, 1, 2**16 + 1, 1, 2, np.float64),
+        (5, 10, 3, 20, 16, 5, 3, np.float16),
     ],
 )
 @pytest.mark.parametrize("kernel", FUSED)
@@ -94,13 +94,12 @@ def test_tables_and_sums_equal_the_plain_path(
     targets = torch.as_tensor(rng.normal(size=(n_rows, n_outputs)), device=device)
     weights = torch.as_tensor(rng.integers(0, 3, n_rows).astype(np.float64), device=device)
     backend = TorchBackend(plan, device)
-    for heavy in (None, weights):
-        given = (backend, rows, targets, heavy, groups)
-        plain, fused = (answers(*given, choice, monkeypatch) for choice in (False, True))
-        for theirs, mine in zip(plain, fused, strict=True):
-            assert mine.shape == theirs.shape
-            assert_close(mine, theirs)
-        assert torch.equal(fused[0][..., -1], plain[0][..., -1])  # counts, of integer weights
+    given = (backend, rows, targets, weights if n_rows > 1 else None, groups)
+    plain, fused = (answers(*given, choice, monkeypatch) for choice in (False, True))
+    for theirs, mine in zip(plain, fused, strict=True):
+        assert mine.shape == theirs.shape
+        assert_close(mine, theirs)
+    assert torch.equal(fused[0][..., -1], plain[0][..., -1])  # counts, of integer weights
 
 
 def codes_of(plan, X, device):
@@ -115,22 +114,22 @@ def codes_of(plan, X, device):
 
 
 @on_devices
-@pytest.mark.parametrize("magnitude", [5e-324, 1e-300, 1e-150, 1.0, 1e150, 1.7e308])
+@pytest.mark.parametrize("magnitude", [5e-324, 1e-300, 1.0, 1.7e308])
 @pytest.mark.parametrize("n_features", [5, 16])
 def test_signs_of_rows_of_any_magnitude(n_features, magnitude, device):
     plan = make_plan("angular", n_features, n_repetitions=8, n_hashes=2)
-    X = np.random.default_rng(2).uniform(-1, 1, size=(32, n_features)) * magnitude
+    X = np.random.default_rng(2).uniform(-1, 1, size=(16, n_features)) * magnitude
     X[::7, 1:] *= 1e-9
     X[::11] = -0.0
     assert_array_equal(codes_of(plan, X, device), plan.codes(X))
 
 
 @on_devices
-@pytest.mark.parametrize("n_features", [5, 100])
+@pytest.mark.parametrize("n_features", [5, 60])
 @pytest.mark.parametrize("kernel", ["angular", "l2", "l1"])
 def test_codes_are_right_where_another_order_of_additions_would_cross_an_edge(kernel, n_features, device):
-    plan = make_plan(kernel, n_features, n_repetitions=8, n_hashes=4)
-    X = rows_on_edges(plan, np.random.default_rng(4), 64)
+    plan = make_plan(kernel, n_features, n_repetitions=8)
+    X = rows_on_edges(plan, np.random.default_rng(4), 32)
     assert_array_equal(codes_of(plan, X, device), plan.codes(X))
 
 
@@ -138,8 +137,8 @@ def test_codes_are_right_where_another_order_of_additions_would_cross_an_edge(ke
 @pytest.mark.parametrize("kernel", ["angular", "l1"])
 def test_without_bounds_on_the_error_codes_are_wrong_there(kernel, device, monkeypatch):
     monkeypatch.setattr(torch_fused, "UNIT", 0.0)
-    plan = make_plan(kernel, 100, n_repetitions=8, n_hashes=4)
-    X = rows_on_edges(plan, np.random.default_rng(4), 64)
+    plan = make_plan(kernel, 60, n_repetitions=8)
+    X = rows_on_edges(plan, np.random.default_rng(4), 32)
     assert (codes_of(plan, X, device) != plan.codes(X)).any()
 
 
@@ -180,16 +179,15 @@ def fused(monkeypatch):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Cut batches into chunks of 40 rows, however much memory there is."""
-    chunks = TorchBackend._chunks
 
     def cut(self, X, *arguments):
-        return (slice(start, min(start + 40, len(X))) for start in range(0, len(X), 40) if chunks)
+        return (slice(start, min(start + 40, len(X))) for start in range(0, len(X), 40))
 
     monkeypatch.setattr(TorchBackend, "_chunks", cut)
 
 
 def make_tensors(device):
-    return [torch.as_tensor(array, device=device) for array in make_rows(100)]
+    return [torch.as_tensor(array, device=device) for array in make_rows(60)]
 
 
 @on_devices
@@ -198,12 +196,12 @@ def make_tensors(device):
 def test_a_sketch_answers_as_numba_does(kernel, device, fused):
     X, y = make_tensors(device)
     sketch = NadarayaWatsonSketch(4, kernel=kernel, **SMALL).update(X, y)
-    arrays = make_rows(100)
+    arrays = make_rows(60)
     numba = NadarayaWatsonSketch(4, kernel=kernel, **SMALL).update(*arrays)
     for name in ("query", "kernel_sum"):
         assert_close(getattr(sketch, name)(X), torch.as_tensor(getattr(numba, name)(arrays[0])))
     assert_close(sketch.loo_query(X, y), torch.as_tensor(numba.loo_query(*arrays)))
-    assert len(fused) == 4 * 3
+    assert len(fused) == 4 * 2
     before = held(sketch)
     assert held(sketch.update(X[:0], y[:0])) == before
     assert len(sketch.query(X[:0])) == 0
@@ -211,7 +209,7 @@ def test_a_sketch_answers_as_numba_does(kernel, device, fused):
 
 @on_devices
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("call", [1, 3])
+@pytest.mark.parametrize("call", [1, 2])
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), KeyboardInterrupt("full")], ids=repr)
 @pytest.mark.parametrize("method", ["partial_fit", "forget", "fit"])
 def test_an_error_amid_a_call_leaves_the_old_state(method, error, call, device, fused, monkeypatch):
