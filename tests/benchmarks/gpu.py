@@ -17,8 +17,8 @@ The floor is the largest of
 - bytes over bandwidth: X is read once, targets or answers (8 bytes an output) once: N (4 d + 8);
 - bare scatter_add, or gather, of N R cells of 2 channels (float64) in tables of the same shape, codes ready.
 
-Where Triton is installed too, the fused kernels are timed beside the plain path that is the default, and which of
-the two pays is printed: nwsketch.backends.torch_backend.FUSED. (gpu_floor.py counts what they save.)
+Where Triton is installed too, the fused kernels are timed beside the plain path, which is the default, and
+which of the two pays is printed (nwsketch.backends.torch_backend.FUSED). gpu_floor.py counts what they save.
 
 Bars, on an H100 with 16 CPU cores: at least half of the floor, at least 30 times numba. Numba learns and
 answers the first rows only, scaled by the number of rows; the table says how many. Medians of five runs, each
@@ -136,9 +136,9 @@ def make_rows(n_features, n_rows, device, seed):
 
 
 def torch_seconds(clock, kernel, sizes, fused):
-    """Return the seconds of learning all rows, and of answering them, piece by piece; by fused kernels or not.
+    """Return the seconds of learning all rows, and of answering them, piece by piece.
 
-    By those there are none where they could not be compiled.
+    None for fused kernels where they cannot be compiled.
     """
     sketch = make_sketch(kernel, "torch", str(clock.device))
     if fused and not (clock.device.type == "cuda" and is_fusible(sketch.plan, clock.device)):

@@ -1,15 +1,15 @@
-"""What hashing, adding and reading cost a GPU per row, by the plain path of the torch backend and by its fused kernels.
+"""What a row costs a GPU, by the plain path of PyTorch and by the fused kernels: counted, not timed.
 
-Counted, not timed: no GPU is needed. Bytes of the plain path are those that its operations read and write, as
-PyTorch dispatches them on the CPU (twice as many rows less once as many, so that what does not grow with the
-rows falls out); of the fused kernels, the row itself once for every span of repetitions (all but the first from
-the second-level cache, if the tables leave room there) and what it adds, or is answered. Cells come on top, the
-same for both: 8 bytes a channel are added to, or read. Flops are of float64 products on tensor cores (angular)
-or of plain float64 arithmetic (laplacian: a multiplication, an addition and a floor per feature and hash).
+Bytes of the plain path are those that its operations read and write, as PyTorch dispatches them on the CPU
+(those of twice as many rows less those of once as many, so that what does not grow with the rows falls out).
+Bytes of the fused kernels are the row itself once for every span of repetitions, mostly from the second-level
+cache, and what it adds, or is answered. The cells come on top, the same for both. Flops are of float64
+products on tensor cores (angular), or of plain float64 arithmetic (laplacian: a multiplication, an addition
+and a floor per feature and hash).
 
-Seconds are for 10,000,000 rows at the peak rates of NVIDIA's data sheet of the H100 SXM, which no kernel reaches: 3.35
-TB/s, 67 Tflop/s of float64 products, and 17 of plain float64, half of 34, where a fused multiply-add is two;
-``--bandwidth``, ``--products`` and ``--arithmetic`` take others, measured ones say (tests/benchmarks/gpu.py).
+Seconds are for 10,000,000 rows at the peak rates of NVIDIA's data sheet of the H100 SXM, which no kernel
+reaches: 3.35 TB/s, 67 Tflop/s of float64 products and 17 of plain float64 (half of 34, where a fused
+multiply-add counts twice). Options take other rates, those that tests/benchmarks/gpu.py measures, say.
 
     python tests/benchmarks/gpu_floor.py
 """
@@ -54,7 +54,7 @@ def size(part):
 
 
 def plain_bytes(kernel):
-    """Return the bytes per row that updates and queries move, cells left out as far as they are not stored."""
+    """Return the bytes per row that an update and a query move."""
     counts = []
     sketch = make_sketch(kernel, "torch", "cpu")
     for n_rows in (COUNTED, 2 * COUNTED):
@@ -97,18 +97,18 @@ def main():
     torch_hashing.is_on_gpu = torch_backend.is_on_gpu = lambda _: True  # as it would be computed there
     print(f"per row; seconds for {N_ROWS:,} rows at {options.bandwidth / 1e12:g} TB/s, ", end="")
     print(f"{options.products / 1e12:g} and {options.arithmetic / 1e12:g} Tflop/s")
-    print(
-        f"{'':16s}{'flops':>10s}{'s':>9s}{'bytes, update':>16s}{'s':>9s}{'bytes, query':>15s}{'s':>9s}{'cells':>8s}"
-    )
+    titles = f"{'flops':>10s}{'s':>9s}{'bytes, update':>16s}{'s':>9s}{'bytes, query':>15s}{'s':>9s}"
+    print(f"{'':16s}{titles}{'cells':>8s}{'tables, MB':>12s}")
     for kernel, shape in SHAPES.items():
         rate = options.products if kernel == "angular" else options.arithmetic
+        megabytes = shape["n_repetitions"] * shape["n_buckets"] * 2 * 8 / 1e6
         for path, moved, work in zip(
             ("plain", "fused"), (plain_bytes(kernel), fused_bytes(kernel)), flops(kernel), strict=True
         ):
             bounds = [N_ROWS * work / rate, *(N_ROWS * n_bytes / options.bandwidth for n_bytes in moved)]
             print(
                 f"{kernel:10s}{path:6s}{work:10,d}{bounds[0]:9.4f}{moved[0]:16,.0f}{bounds[1]:9.4f}"
-                f"{moved[1]:15,.0f}{bounds[2]:9.4f}{shape['n_repetitions']:8,d}"
+                f"{moved[1]:15,.0f}{bounds[2]:9.4f}{shape['n_repetitions']:8,d}{megabytes:12.1f}"
             )
 
 
