@@ -125,8 +125,9 @@ class FusedHasher:
             "n_groups": n_groups,
         }
         answers = dict.fromkeys(("sums", "squares_out", "unit_in"))
-        # Kernels are started on the current device, which that of a tensor need not be.
-        with torch.cuda.device_of(x):
+        # Kernels are started on the current device, which that of a tensor need not be. (PyTorch leaves this
+        # context without annotations.)
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             self._kernel[-(-len(x) // ROWS), n_groups](
                 x,
                 *x.stride(),
