@@ -1,5 +1,6 @@
 """What every test shares: settings of hypothesis, a picture backend without a screen, the real data sets."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,6 +12,13 @@ from nwsketch import backends
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Without it PyTorch refuses matrix products on a GPU in its deterministic mode.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# Without a GPU Triton's kernels can only be interpreted; PyTorch may import it early, which settles it.
+if importlib.util.find_spec("triton") and importlib.util.find_spec("torch"):
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The first call of a jitted kernel compiles it, so the time of one example says nothing.
 settings.register_profile("explore", deadline=None)

@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from torch import Tensor
 
 from nwsketch.backends.base import Codes, Plan, Progress, State
+from nwsketch.backends.torch_fused import MOST_CHANNELS, FusedHasher, is_fusible
 from nwsketch.backends.torch_hashing import MOST_HASHES, TorchHasher, as_tensor, is_on_gpu
 from nwsketch.backends.torch_rules import TorchRules, scale_of
 
@@ -29,6 +31,10 @@ from nwsketch.backends.torch_rules import TorchRules, scale_of
 HASH_BYTES, VALUE_BYTES, CELL_BYTES = 48, 40, 40
 #: Share of the free memory of a GPU that a chunk may take, and the bytes on the CPU.
 FREE_SHARE, HOST_BYTES = 0.25, 2**27
+
+#: Whether rows are hashed and their cells added to, or read, by one kernel of Triton's on a GPU, where it is
+#: installed and has one for the hashes (see :mod:`nwsketch.backends.torch_fused`); assign to it to change it.
+FUSED = False
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -120,7 +126,13 @@ class TorchBackend:
         sums = state.tables.new_zeros((n_rows, n_groups, n_channels))
         squares = sums.new_zeros((n_rows, n_groups if self._plan.rehashed else 0))
         unit = scale_of(state.totals)
-        for rows in self._chunks(X, n_channels):
+        fused = self._fused(X, n_channels)
+        for rows in self._chunks(X, n_channels, fused is not None):
+            if fused is not None:
+                some = None if own is None else own[rows]
+                x = as_tensor(X[rows], self.device)
+                sums[rows], squares[rows] = fused.read(state.tables, x, n_groups, some, unit)
+                continue
             codes = self._hasher.codes(X[rows])
             index = codes[..., None].expand(-1, -1, n_channels)
             cells = torch.gather(state.tables, 1, index)  # (n_repetitions, n_rows, n_channels)
@@ -171,24 +183,40 @@ class TorchBackend:
 
     # -- chunks -------------------------------------------------------------------------------
 
-    def _chunks(self, X: Any, n_channels: int) -> Iterator[slice]:
-        n_hashes = self._plan.multipliers.shape[1]
+    def _chunks(self, X: Any, n_channels: int, fused: bool = False) -> Iterator[slice]:
+        # A fused kernel keeps neither projections nor codes.
+        n_hashes = 0 if fused else self._plan.multipliers.shape[1]
         per_row = n_hashes * HASH_BYTES + self._plan.n_features * VALUE_BYTES
         per_row += self._plan.n_repetitions * n_channels * CELL_BYTES
         room = free_bytes(self.device) * FREE_SHARE if self.device.type == "cuda" else 0.0
         step = max(int(max(room, HOST_BYTES)) // per_row, 1)
-        step = min(step, max(MOST_HASHES // n_hashes, 1))
+        step = min(step, max(MOST_HASHES // max(n_hashes, 1), 1))
         for start in range(0, X.shape[0], step):
             yield slice(start, min(start + step, X.shape[0]))
+
+    def _fused(self, X: Any, n_channels: int) -> FusedHasher | None:
+        """Return what hashes rows and visits their cells at once, if that is wanted and can be."""
+        hashed_before = isinstance(X, Codes) or issparse(X)
+        # Nothing orders the additions of a kernel's programs.
+        if not FUSED or hashed_before or torch.are_deterministic_algorithms_enabled():
+            return None
+        return self._fused_hasher if n_channels <= MOST_CHANNELS else None
+
+    @functools.cached_property
+    def _fused_hasher(self) -> FusedHasher | None:
+        return FusedHasher(self._plan, self._hasher) if is_fusible(self._plan, self.device) else None
 
     def _accumulated(
         self, state: State, X: Any, y: Any, weights: Any, sign: float, progress: Progress | None
     ) -> State:
         tables, totals = state.tables.clone(), state.totals.clone()
-        for rows in self._chunks(X, tables.shape[2]):
+        fused = self._fused(X, tables.shape[2])
+        for rows in self._chunks(X, tables.shape[2], fused is not None):
             values = sign * self.values(y[rows], None if weights is None else weights[rows])
-            codes = self._hasher.codes(X[rows])
-            self._scatter(tables, codes, values)
+            if fused is not None:
+                fused.add(tables, as_tensor(X[rows], self.device), values)
+            else:
+                self._scatter(tables, self._hasher.codes(X[rows]), values)
             totals[:-2] = in_order(totals[:-2], values)
             if sign > 0:
                 totals[-2] = in_order(totals[-2], values[:, -1])

@@ -39,18 +39,23 @@ class TorchHasher:
 
     Attributes
     ----------
+    device : torch.device
+    arrays : dict of str to Tensor
+        Those of the plan that are computed with.
+    multipliers, shifts : Tensor
+        The plan's, as int64 of the same bits.
     farthest : float
         The magnitude from which on values must be hashed on the host: their cells are so far out, and float64
         so coarse there, that more projections than a GPU has room for would have to be mended.
     """
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
-        self._plan, self._device = plan, device
+        self._plan, self.device = plan, device
         self._on_host = Hasher(plan)
         used = {name: array for name, array in plan.arrays.items() if name not in ("gaussians", "lengths")}
-        self._arrays = {name: as_tensor(array, device) for name, array in used.items()}
-        self._multipliers = as_tensor(plan.multipliers, device)
-        self._shifts = as_tensor(plan.shifts, device)
+        self.arrays = {name: as_tensor(array, device) for name, array in used.items()}
+        self.multipliers = as_tensor(plan.multipliers, device)
+        self.shifts = as_tensor(plan.shifts, device)
         self._offsets = as_tensor(plan.offsets, device)
         self.farthest = math.inf
         if "directions" in plan.arrays:
@@ -77,13 +82,13 @@ class TorchHasher:
         Tensor of shape (n_repetitions, n_rows), int64
         """
         if isinstance(X, Codes):
-            codes = as_tensor(X.array, self._device).long()
+            codes = as_tensor(X.array, self.device).long()
         elif issparse(X) or self._plan.form == "cells":
-            codes = as_tensor(self.on_host(X.cpu().numpy() if isinstance(X, Tensor) else X), self._device)
+            codes = as_tensor(self.on_host(X.cpu().numpy() if isinstance(X, Tensor) else X), self.device)
         else:
-            codes = self._joined(as_tensor(X, self._device).double())
+            codes = self._joined(as_tensor(X, self.device).double())
         if labels is not None:
-            moves = self._offsets[as_tensor(labels, self._device)].T
+            moves = self._offsets[as_tensor(labels, self.device)].T
             codes = (codes + moves) % self._plan.n_buckets
         return codes
 
@@ -101,40 +106,39 @@ class TorchHasher:
             "sign_projection": self._sign_terms,
             "minhash": self._minhash_terms,
         }[self._plan.form](x)
-        joined = terms.view(len(x), n_repetitions, -1).sum(dim=2) + self._shifts
+        joined = terms.view(len(x), n_repetitions, -1).sum(dim=2) + self.shifts
         if self._plan.rehashed:  # multiply-shift of unsigned integers: sign bits are masked off
             joined = ((_high(joined) * self._plan.n_buckets) >> 32) & 0xFFFFFFFF
         return joined.T.contiguous()
 
     def _grid_terms(self, x: Tensor) -> Tensor:
-        scales, offsets = self._arrays["scales"], self._arrays["offsets"]
+        scales, offsets = self.arrays["scales"], self.arrays["offsets"]
         terms = x.new_zeros((len(x), scales.shape[1]), dtype=torch.int64)
         position = x.new_empty(terms.shape)
         for j in range(x.shape[1]):
             # One operation at a time: a fused multiply-add rounds once where the reference rounds twice.
             torch.mul(x[:, j : j + 1], scales[j], out=position)
             position.add_(offsets[j]).floor_()
-            terms += position.long().mul_(self._multipliers[j])
+            terms += position.long().mul_(self.multipliers[j])
         return terms
 
     def _floor_terms(self, x: Tensor) -> Tensor:
-        offsets = self._arrays["offsets"]
+        offsets = self.arrays["offsets"]
         positions, errors = self._projections(x)
         positions += offsets
         errors += positions.abs() * 2.0**-52  # the addition of an offset rounds too
         self._mend(x, positions, (positions - positions.round()).abs() <= errors, offsets)
-        return positions.floor_().long().mul_(self._multipliers[0])
+        return positions.floor_().long().mul_(self.multipliers[0])
 
     def _sign_terms(self, x: Tensor) -> Tensor:
-        largest = x.abs().amax(dim=1, keepdim=True)
-        x = x * torch.ones_like(largest).masked_fill_(largest > HUGE, SHRINK)
+        x = shrunk(x)
         projections, errors = self._projections(x)
         self._mend(x, projections, projections.abs() <= errors, None)
-        return (projections >= 0) * self._multipliers[0]
+        return (projections >= 0) * self.multipliers[0]
 
     def _projections(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return projections, and what each may be off by at most."""
-        directions = self._arrays["directions"]
+        directions = self.arrays["directions"]
         largest = x.abs().amax(dim=1, keepdim=True)
         unit = torch.where(largest > 0, largest, 1.0)  # squares stay in range
         norms = unit * torch.linalg.vector_norm(x / unit, dim=1, keepdim=True)
@@ -152,11 +156,11 @@ class TorchHasher:
         rows, hashes = marked.unbind(dim=1)
         exact = x.new_zeros(len(rows))
         for j in range(x.shape[1]):
-            exact += x[rows, j] * self._arrays["directions"][j, hashes]
+            exact += x[rows, j] * self.arrays["directions"][j, hashes]
         projections[rows, hashes] = exact if offsets is None else exact + offsets[hashes]
 
     def _minhash_terms(self, x: Tensor) -> Tensor:
-        seeds = self._arrays["seeds"]
+        seeds = self.arrays["seeds"]
         columns = _mix(torch.arange(1, x.shape[1] + 1, device=x.device))
         best = torch.full((len(x), len(seeds)), torch.iinfo(torch.int64).max, device=x.device)
         cells = torch.zeros_like(best)
@@ -165,7 +169,13 @@ class TorchHasher:
             first = (x[:, j : j + 1] != 0) & ((rank < best) | (cells == 0))
             best = torch.where(first, rank, best)
             cells.masked_fill_(first, j + 1)
-        return cells.mul_(self._multipliers[0])
+        return cells.mul_(self.multipliers[0])
+
+
+def shrunk(x: Tensor) -> Tensor:
+    """Return float64 rows with huge ones made smaller, which changes no sign, so that no sum overflows."""
+    largest = x.abs().amax(dim=1, keepdim=True)
+    return x * torch.ones_like(largest).masked_fill_(largest > HUGE, SHRINK)
 
 
 def is_on_gpu(x: Tensor) -> bool:

@@ -17,6 +17,9 @@ The floor is the largest of
 - bytes over bandwidth: X is read once, targets or answers (8 bytes an output) once: N (4 d + 8);
 - bare scatter_add, or gather, of N R cells of 2 channels (float64) in tables of the same shape, codes ready.
 
+Where Triton is installed too, the fused kernels are timed beside the plain path, which is the default, and
+which of the two pays is printed (nwsketch.backends.torch_backend.FUSED). gpu_floor.py counts what they save.
+
 Bars, on an H100 with 16 CPU cores: at least half of the floor, at least 30 times numba. Numba learns and
 answers the first rows only, scaled by the number of rows; the table says how many. Medians of five runs, each
 after an untimed one; CUDA events tell the time on a GPU.
@@ -36,6 +39,8 @@ from pathlib import Path
 
 import torch
 
+from nwsketch.backends import torch_backend
+from nwsketch.backends.torch_fused import is_fusible
 from nwsketch.sketch import NadarayaWatsonSketch
 
 N_RUNS = 5
@@ -130,9 +135,15 @@ def make_rows(n_features, n_rows, device, seed):
     return X, X[:, 0].double()
 
 
-def torch_seconds(clock, kernel, sizes):
-    """Return the seconds of learning all rows, and of answering them, piece by piece."""
+def torch_seconds(clock, kernel, sizes, fused):
+    """Return the seconds of learning all rows, and of answering them, piece by piece.
+
+    None for fused kernels where they cannot be compiled.
+    """
     sketch = make_sketch(kernel, "torch", str(clock.device))
+    if fused and not (clock.device.type == "cuda" and is_fusible(sketch.plan, clock.device)):
+        return None, None
+    torch_backend.FUSED = fused
     update = query = 0.0
     for seed, start in enumerate(range(0, sizes["rows"], sizes["piece"])):
         n_rows = min(sizes["piece"], sizes["rows"] - start)
@@ -180,9 +191,8 @@ def compare(report, clock, kernel, sizes, rates, bare, n_threads, judged):
     )
     arithmetic = flops(kernel, n_rows) / rates["float32"]
     memory = n_rows * (4 * shape["n_features"] + 8) / rates["copy"]
-    for step, seconds, cells, slow in zip(
-        ("update", "query"), torch_seconds(clock, kernel, sizes), bare, cpu, strict=True
-    ):
+    plain, fused = (torch_seconds(clock, kernel, sizes, choice) for choice in (False, True))
+    for step, seconds, at_once, cells, slow in zip(("update", "query"), plain, fused, bare, cpu, strict=True):
         bounds = {"flops": arithmetic, "bytes": memory, "cells": cells * n_rows / sizes["piece"]}
         by, floor = max(bounds.items(), key=lambda item: item[1])
         ratio = slow * n_rows / sizes["numba"] / seconds
@@ -196,6 +206,16 @@ def compare(report, clock, kernel, sizes, rates, bare, n_threads, judged):
             share = flops(kernel, n_rows) / rates["float64"] / seconds
             report.add(f"         share of the float64 product {share:.3f}")
         report.add(f"         ratio to numba {ratio:.1f}  {verdict(ratio, RATIO, judged)}")
+        if at_once is None:
+            report.add("         fused: not timed, which takes a CUDA device and Triton")
+            continue
+        share, ratio = floor / at_once, ratio * seconds / at_once
+        report.add(
+            f"         fused {at_once:.4f} s, {seconds / at_once:.2f} times as fast: "
+            + ("FUSED = True pays" if at_once < seconds else "it does not pay")
+        )
+        report.add(f"         fused: share of the floor ({by}) {share:.3f}  {verdict(share, SHARE, judged)}")
+        report.add(f"         fused: ratio to numba {ratio:.1f}  {verdict(ratio, RATIO, judged)}")
 
 
 def main():
