@@ -1,8 +1,8 @@
 """Fit and predict on a Dask cluster: a sketch of every partition, added up by a tree (the extra ``dask``).
 
 Rows are read where they are; sketches and moments travel. What is computed stands in
-:mod:`nwsketch.distribution`; this module cuts collections into partitions and builds the graph. docs/clusters.md
-tells what is exact, and the limits.
+:mod:`nwsketch.distribution`; this module pairs partitions and builds the graph. docs/clusters.md tells what
+is exact, and the limits.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def _aligned(X: Any, y: Any, sample_weight: Any) -> list[Any]:
     for (name, _), part in zip(given.items(), parts, strict=True):
         if _n_partitions(part) != _n_partitions(X):
             raise ValueError(
-                f"X has {_n_partitions(X)} partitions, but {name} has {_n_partitions(part)}, and their lengths "
-                "are not known: cut both alike, or call compute_chunk_sizes() of arrays."
+                f"X has {_n_partitions(X)} partitions, but {name} has {_n_partitions(part)}, and their "
+                "lengths are not known: cut both alike, or call compute_chunk_sizes() of arrays."
             )
     return parts if sample_weight is not None else [*parts, None]
 

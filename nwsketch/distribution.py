@@ -56,7 +56,7 @@ def prepared(
     """
     _require_distributable(estimator)
     model = _of_one_thread(clone(estimator))
-    model.set_params(verbose=0, random_state=estimator._seed())
+    model.set_params(verbose=0, random_state=estimator._seed() % 2**32)  # beyond it is no random_state
     # A rehearsal: what is wrong with the parameters shows here and not on the workers.
     clone(model).fit(np.zeros((1, n_features)), np.zeros((1, n_outputs)))
     return model
