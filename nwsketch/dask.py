@@ -7,7 +7,10 @@ is exact, and the limits.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,10 +32,14 @@ from nwsketch.distribution import (
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 
 try:
+    import dask
     import dask.array as da
     import dask.dataframe as dd
     import pandas as pd
-    from dask import delayed
+    from dask.base import tokenize
+    from dask.core import flatten, get_dependencies
+    from dask.delayed import Delayed, delayed
+    from distributed import futures_of
 except ImportError as error:
     raise ImportError('nwsketch.dask needs Dask: pip install "nwsketch[dask]"') from error
 
@@ -227,13 +234,68 @@ def _added_up(function: Callable[..., Any], model: Any, X: Any, others: list[Any
     else:
         meta = pd.Series(dtype=object)
         parts = X.map_partitions(function, *others, model=model, meta=meta, enforce_metadata=False)
-    # Delayed takes the graph as optimised: what makes a partition and what learns it are one task, where
-    # nothing else needs the partition.
-    found = list(parts.to_delayed())
-    add_up = delayed(merged)
-    while len(found) > 1:
-        found = [add_up(found[i : i + SPLIT_EVERY]) for i in range(0, len(found), SPLIT_EVERY)]
-    return found[0].compute()
+    graph, keys = _in_place(parts)
+    name, level = f"merged-{tokenize(keys)}", 0
+    while len(keys) > 1:
+        groups = [keys[i : i + SPLIT_EVERY] for i in range(0, len(keys), SPLIT_EVERY)]
+        keys, level = [(name, level, i) for i in range(len(groups))], level + 1
+        graph |= {key: (merged, group) for key, group in zip(keys, groups, strict=True)}
+    return Delayed(keys[0], graph).compute()
+
+
+def _in_place(parts: Any) -> tuple[dict[Any, Any], list[Any]]:
+    """Return a graph and the keys of the parts in it.
+
+    What makes a partition, if nothing else needs any of it, and what learns it become one task: between two
+    tasks a cluster may move the rows to another worker. Rows that a cluster holds in memory are learnt by
+    tasks that go to them.
+    """
+    (parts,) = dask.optimize(parts)
+    graph, keys = dict(parts.__dask_graph__()), list(flatten(parts.__dask_keys__()))
+    futures: Any = futures_of
+    if futures(parts):
+        return graph, keys
+    needs = {key: _needed(graph, key) for key in keys}
+    n_users = Counter(chain.from_iterable(needs.values()))
+    for key, needed in needs.items():
+        if all(n_users[each] == 1 and _is_whole(graph, each) for each in needed):
+            graph |= {key: (_compute, InOneTask({each: graph.pop(each) for each in needed}, key))}
+    return graph, keys
+
+
+def _needed(graph: dict[Any, Any], key: Any) -> set[Any]:
+    """Return the keys of all tasks that one needs, its own too."""
+    found, left = {key}, [key]
+    while left:
+        new = get_dependencies(graph, left.pop()) - found
+        found |= new
+        left += new
+    return found
+
+
+def _is_whole(graph: dict[Any, Any], key: Any) -> bool:
+    """Return whether the graph holds all that a task needs: results in a cluster's memory are not in it."""
+    return all(each in graph for each in getattr(graph[key], "dependencies", ()))
+
+
+@dataclass(frozen=True)
+class InOneTask:
+    """A part of a graph that is computed where it is asked for.
+
+    Attributes
+    ----------
+    graph : dict
+        Tasks that need no others.
+    key : hashable
+        The one whose result is wanted.
+    """
+
+    graph: dict[Any, Any]
+    key: Any
+
+
+def _compute(part: InOneTask) -> Any:
+    return dask.get(part.graph, part.key)
 
 
 def _moments_of_part(X: Any, y: Any, sample_weight: Any, model: Any) -> Any:
