@@ -1,10 +1,10 @@
 """A hundred million rows through Dask: rows per second, memory, and the error that is left.
 
-The workers make the rows, of 3 features and a known function with noise, partition by partition, learn them and
-add up the sketches; the rows are made twice, as the bandwidths of ``"scale"`` need their moments first. Workers
-are processes of one thread. "peak MB" is the largest resident size of a process from its start (libraries take
-some 300 MB of it); all rows, and a sketch of every partition, would take what stands beside. R2 is that of 20,000
-new queries against the function without noise; that of a fit of the first partition alone stands beside it.
+The workers make the rows, of 3 features and a known function with noise, partition by partition, learn them
+and add up the sketches; the rows are made twice, as the bandwidths of ``"scale"`` need their moments first.
+Workers are processes of one thread. "peak MB" is the largest resident size of a process since its start, of
+which libraries take some 300 MB; "all rows" and "all sketches" are what is never in memory at once. R2 is that of
+20,000 new queries against the function without noise, beside that of a fit of the first partition alone.
 
     python tests/benchmarks/dask_rows.py            # 10^8 rows, some minutes
     python tests/benchmarks/dask_rows.py --smoke    # 10^5 rows, seconds
@@ -56,7 +56,9 @@ def main():
     df = dd.from_map(
         make_partition, range(n_partitions), n_rows=part_rows, meta=make_partition(0, part_rows)[:0]
     )
-    model = NadarayaWatsonSketchRegressor(n_repetitions=256, random_state=0)
+    model = NadarayaWatsonSketchRegressor(
+        hashes_per_repetition=4, n_repetitions=128, n_buckets=2**13, random_state=0
+    )
     queries = pd.DataFrame(np.random.default_rng(1).random((20_000, len(NAMES))), columns=NAMES)
     truth = function(queries.to_numpy())
     with (
