@@ -3,7 +3,7 @@
 The workers make the rows, of 3 features and a known function with noise, partition by partition, learn them
 and add up the sketches; the rows are made twice, as the bandwidths of ``"scale"`` need their moments first.
 Workers are processes of one thread. "peak MB" is the largest resident size of a process since its start, of
-which libraries take some 300 MB; "all rows" and "all sketches" are what is never in memory at once. R2 is that
+which libraries take some 300 MB; "all rows" and "all sketches" are never in memory at once. R2 is that
 of 20,000 new queries against the function without noise, beside that of a fit of the first partition alone.
 
     python tests/benchmarks/dask_rows.py            # 10^8 rows, some minutes
