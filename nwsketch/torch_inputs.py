@@ -120,8 +120,8 @@ def largest_magnitude(values: Tensor, dim: int | None = None) -> Tensor:
     return torch.maximum(-least, largest)
 
 
-def moments(X: Tensor, shares: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the largest magnitude of every feature, and its weighted deviation in units of that."""
+def moments(X: Tensor, shares: Tensor) -> tuple[NDArray[np.float64], ...]:
+    """Return the largest magnitude of every feature, and its weighted mean and variance in units of that."""
     largest = largest_magnitude(X, dim=0).double()
     unit = torch.where(largest > 0, largest, 1.0)
     step = max(CHUNK_SIZE // X.shape[1], 1)
@@ -131,4 +131,4 @@ def moments(X: Tensor, shares: Tensor) -> tuple[NDArray[np.float64], NDArray[np.
         means += shares[rows] @ (X[rows] / unit)
     for rows in chunks:
         variances += shares[rows] @ (X[rows] / unit - means) ** 2
-    return largest.cpu().numpy(), variances.sqrt().cpu().numpy()
+    return tuple(each.cpu().numpy() for each in (largest, means, variances))

@@ -48,6 +48,9 @@ HEIGHTS = {
     "size": 2,
     "training": 2,
     "plotting": 2,
+    "distribution": 2,
+    "dask": 2,
+    "spark": 2,
     "": 3,  # nwsketch/__init__.py
 }
 NEVER_MEET = {frozenset({"hashing", "backends"})}
@@ -62,6 +65,9 @@ SCIKIT_LEARN_USERS = {
     "size",
     "training",
     "plotting",
+    "distribution",
+    "dask",
+    "spark",
     "",
 }
 PRIVATE_NAMES_LIVE_IN = "nwsketch._sklearn"
@@ -189,7 +195,7 @@ class Watch:
     tried = []
 
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "matplotlib", "polars", "tqdm", "dask", "distributed"):
+        if name in ("torch", "matplotlib", "polars", "tqdm", "dask", "distributed", "pyspark"):
             self.tried.append(name)
 
 sys.meta_path.insert(0, Watch())
