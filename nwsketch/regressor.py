@@ -27,6 +27,7 @@ from nwsketch.merging import (
     require_same_parameters,
     require_same_trend,
 )
+from nwsketch.privacy import MOST_ROWS, require_exact, require_sums_alone
 from nwsketch.progress import progress_bar
 from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
 from nwsketch.tensors import is_tensor, like, to_host, uncompiled
@@ -285,6 +286,7 @@ default="scale"
         if not self._is_fitted():
             return self.fit(X, y, sample_weight)
         require_additive(self.sketch_.correction, "partial_fit")
+        require_exact(self.sketch_.privacy, "partial_fit")
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(X, targets))
         with progress_bar(self.verbose, X.shape[0]) as progress:
@@ -352,7 +354,49 @@ default="scale"
         require_same_channels(self, other)
         require_same_trend(self.trend_, other.trend_)
         self.sketch_.merge(other.sketch_)
+        self._finds_bandwidth |= other._finds_bandwidth
         return self
+
+    def privatize(
+        self, epsilon: float, target_bound: float | ArrayLike, *, most_rows: int = MOST_ROWS
+    ) -> Self:
+        """Return a copy with noise, which hardly tells whether any one row is in it.
+
+        Epsilon-differential privacy of one added or removed row of weight at most 1. The copy predicts and
+        merges with such copies of other rows, and does not learn; :meth:`NadarayaWatsonSketch.privatize` and
+        docs/privacy.md tell what the promise rests on, and which size to fit with: few repetitions and
+        buckets, as the noise grows with them. Scalers and the like before the estimator are not part of it.
+
+        Parameters
+        ----------
+        epsilon : float
+            Positive. What is published of the same rows, several copies too, adds up.
+        target_bound : float or array-like of shape (n_outputs,)
+            What no target exceeds in magnitude, whatever the rows: not read off them. Predictions are clipped
+            to it.
+        most_rows : int, default=2**23
+            More rows were never learnt and forgotten together; known beforehand too.
+
+        Returns
+        -------
+        NadarayaWatsonSketchRegressor
+            ``n_samples_seen_`` is a noisy number: the total weight, rounded.
+
+        Raises
+        ------
+        ValueError
+            If anything but sums was learnt from the rows: a bandwidth that is not numeric (the kernel having
+            one), a trend, a correction, uncertainty; or if the sums break a bound.
+        """
+        check_is_fitted(self)
+        require_sums_alone(
+            bandwidth=self._finds_bandwidth, trend=self.trend_ is not None, uncertainty=self._has_moments
+        )
+        private = self.sketch_.privatize(epsilon, target_bound, most_rows=most_rows)
+        learnt = {name: value for name, value in vars(self).items() if name != "sketch_"}
+        copy = object.__new__(type(self))
+        copy.__dict__.update(deepcopy(learnt), sketch_=private)
+        return copy
 
     # -- answering ----------------------------------------------------------------------------
 
@@ -552,6 +596,7 @@ default="scale"
         self.trend_ = fit_trend(X, targets, weights) if self.trend == "linear" else None
         self._fill = self.empty
         left = self._without_trend(X, targets)
+        self._finds_bandwidth = family.takes_bandwidth and isinstance(self.bandwidth, str)
         if not family.takes_bandwidth:
             self.bandwidth_ = None
         elif isinstance(self.bandwidth, str) and self.bandwidth != "scale":

@@ -32,6 +32,8 @@ HEIGHTS = {
     "bandwidth": 1,
     "bandwidth_search": 1,
     "border": 1,
+    "discrete_noise": 1,
+    "privacy": 1,
     "correction": 1,
     "trend": 1,
     "uncertainty": 1,
