@@ -241,8 +241,13 @@ def privatized(
     return State(tables, totals), Privacy(epsilon, target_bound, noise)
 
 
-def require_sums_alone(*, bandwidth: bool, trend: bool, uncertainty: bool) -> None:
+def require_sums_alone(*, bandwidth: bool, trend: bool, uncertainty: bool, half_life: bool) -> None:
     """Raise ValueError if an estimator learnt from the rows what noise on its sums does not hide."""
+    if half_life:
+        raise ValueError(
+            "With a half-life every row changes the weights of all rows before it, beyond what noise hides. "
+            "Fit with half_life=None."
+        )
     remedies = {
         "a bandwidth": (bandwidth, "a numeric bandwidth, chosen without looking at these rows"),
         "a trend": (trend, "trend=None"),

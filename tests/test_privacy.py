@@ -214,7 +214,7 @@ def test_noise_alone_is_hardly_ever_taken_for_rows(kernel, aggregation):
         answered = ~np.isnan(sketch.privatize(0.1, 1.0).query(queries))
         shares.append(answered.mean())
     # One standard deviation is exceeded by 16 per cent; the median needs one of its four groups.
-    assert np.mean(shares) < (0.25 if aggregation == "mean" else 0.6)
+    assert np.mean(shares) < (0.25 if aggregation == "mean" else 0.65)
 
 
 @pytest.mark.parametrize("empty", ["mean", -7.5, 3.0])
@@ -236,7 +236,9 @@ def test_fewer_repetitions_mean_less_noise_in_an_answer():
     queries = rows(200, seed=1)[0]
     for n_repetitions in (4, 256):
         sketch = make(n_repetitions=n_repetitions, bandwidth=4.0).update(X, y)
-        gaps = [sketch.privatize(1.0, 1.0).kernel_sum(queries) - sketch.kernel_sum(queries) for _ in range(5)]
+        gaps = [
+            sketch.privatize(1.0, 1.0).kernel_sum(queries) - sketch.kernel_sum(queries) for _ in range(60)
+        ]
         errors[n_repetitions] = np.std(gaps)
     assert errors[256] == pytest.approx(8 * errors[4], rel=0.35)  # the square root of 64
 
