@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nwsketch.backends import State
-from nwsketch.backends.aggregation import NOISE_ERRORS, RELATIVE_TOLERANCE
+from nwsketch.backends.aggregation import RELATIVE_TOLERANCE
 from nwsketch.backends.base import Array
 from nwsketch.discrete_noise import BLOCK_SIZE, LARGEST_SCALE, discrete_laplace
 from nwsketch.inputs import as_float
@@ -36,6 +36,9 @@ MOST_ROWS = 2**23
 STEPS_PER_BOUND = 2**10
 #: Bounds on targets within these are far from where floating-point numbers end.
 LEAST_BOUND, LARGEST_BOUND = 1e-250, 1e250
+#: Standard deviations of its noise that a count must exceed to count as rows: a ratio of two numbers that are
+#: hardly more than noise says less than the mean of all targets (tests/benchmarks/privacy.py).
+NOISE_ERRORS = 3.0
 #: What sums may exceed by rounding before they are said to break a bound.
 SLACK = 1e-6
 
@@ -211,9 +214,10 @@ def privatized(
     Returns
     -------
     state : State
-        The number of rows is the noisy total weight, rounded, and 0 if that is negative. The "weight ever
-        added", which tells how little weight counts as none, is such that a count within one standard
-        deviation of its noise does.
+        The number of rows is the noisy total weight, rounded, and 0 if that is negative. If noise drowns
+        it, the total of the targets is 0, so that their mean is the middle of the bounds. The "weight ever
+        added", which tells how little weight counts as none, is such that a count within
+        :data:`NOISE_ERRORS` standard deviations of its noise does.
     privacy : Privacy
 
     Raises
@@ -236,6 +240,8 @@ def privatized(
     noise = np.array([standard_deviation(scale) for scale in grid.scales]) * grid.widths
     sums = tables.sum(axis=1).mean(axis=0)
     weight = max(float(sums[-1]), 0.0)
+    if weight <= NOISE_ERRORS * float(noise[-1]) * math.sqrt(tables.shape[1] / n_repetitions):
+        sums[:-1] = 0.0
     drowned = NOISE_ERRORS * float(noise[-1]) * math.sqrt(n_groups / n_repetitions)
     totals = np.array([*sums, max(weight, drowned / RELATIVE_TOLERANCE), round(weight)])
     return State(tables, totals), Privacy(epsilon, target_bound, noise)

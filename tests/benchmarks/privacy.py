@@ -3,7 +3,7 @@
 Nothing that a private sketch is made with may come from the private rows. So 2,000 rows of every set count as
 public: they give the scaling of the features and their bandwidths (KernelBandwidthScaler), the bounds of the
 target (their range, a tenth wider on both sides; private targets are clipped to it) and a factor of the
-bandwidths, the best of three, for every number of repetitions and epsilon: the one that predicts half of the
+bandwidths, the best of four, for every number of repetitions and epsilon: the one that predicts half of the
 public rows best from the other half, with as much noise per row as the private rows will have. "chosen"
 chooses the number of repetitions in the same way. The other rows but 5,000 are private, and learnt; R2 is
 that of these 5,000. The seed draws the split and the hashes; the noise is new every time. Means over the
@@ -33,7 +33,7 @@ N_PUBLIC, MOST_TEST_ROWS = 2_000, 5_000
 N_BUCKETS = 512
 SIZES = (4, 16, 64, 256, 1024)
 EPSILONS = (0.1, 0.3, 1.0, 3.0, 10.0, np.inf)
-FACTORS = (1.0, 3.0, 9.0)
+FACTORS = (1.0, 3.0, 9.0, 27.0)
 
 
 def load(folder, name):
