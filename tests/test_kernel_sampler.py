@@ -39,7 +39,10 @@ def exact_kernel(kernel, X, bandwidth=2.0):
 
 
 @parametrize_with_checks(
-    [LSHKernelSampler(n_buckets=64), LSHKernelSampler(kernel="angular", hashes_per_repetition=5)]
+    [
+        LSHKernelSampler(n_repetitions=16, n_buckets=64),
+        LSHKernelSampler(kernel="angular", hashes_per_repetition=5, n_repetitions=16),
+    ]
 )
 def test_scikit_learn_compatible(estimator, check):
     check(estimator)
