@@ -121,13 +121,14 @@ def print_set(folder, name, n_seeds, sizes, n_rows=None):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("NWSKETCH_DATA") or None)
+    parser.add_argument("--sets", nargs="+", choices=REAL_SETS, default=REAL_SETS)
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
     parser.add_argument("--smoke", action="store_true", help="few rows of friedman1, one seed")
     options = parser.parse_args()
     if options.smoke:
         print_set(None, "friedman1", 1, SIZES[:2], 3_000)
         return
-    for name in REAL_SETS if options.data_dir else ("friedman1",):
+    for name in options.sets if options.data_dir else ("friedman1",):
         print_set(options.data_dir and Path(options.data_dir), name, options.seeds, SIZES)
 
 
