@@ -72,6 +72,7 @@ def require_same_parameters(mine: Any, other: Any) -> None:
     if (mine.bias_correction is None) != (theirs.correction is None):
         require_equal("bias_correction", mine.bias_correction, other.n_rounds_, remedy)
     require_equal("uncertainty", mine.uncertainty, other._has_moments, remedy)
+    require_equal("half_life", mine.half_life, half_life_of(other), remedy)
     require_equal("trend", mine.trend, None if other.trend_ is None else "linear", remedy)
 
 
@@ -89,7 +90,13 @@ def require_same_channels(mine: Any, theirs: Any) -> None:
     """Raise ValueError if two fitted regressors learn different sums: of squares too, or of more outputs."""
     remedy = "Fit both with the same value."
     require_equal("uncertainty", mine._has_moments, theirs._has_moments, remedy)
+    require_equal("half_life", half_life_of(mine), half_life_of(theirs), remedy)
     require_equal("n_outputs", mine._n_targets, theirs._n_targets, "Fit both with as many outputs.")
+
+
+def half_life_of(fitted: Any) -> float | None:
+    """Return the half-life that a regressor was fitted with."""
+    return None if fitted._clock is None else float(fitted._clock.half_life)
 
 
 def require_same_trend(mine: Any, theirs: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self, overload
@@ -20,6 +20,7 @@ from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import resolve_bandwidth, weighted_deviations
 from nwsketch.bandwidth_search import MOST_REPETITIONS, loo_score, search_bandwidth
 from nwsketch.correction import require_additive
+from nwsketch.half_life import Clock, power_of_half, require_no_age
 from nwsketch.hashing import HashFamily, get_family
 from nwsketch.merging import (
     require_same_channels,
@@ -27,6 +28,7 @@ from nwsketch.merging import (
     require_same_parameters,
     require_same_trend,
 )
+from nwsketch.privacy import MOST_ROWS, require_exact, require_sums_alone
 from nwsketch.progress import progress_bar
 from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
 from nwsketch.tensors import is_tensor, like, to_host, uncompiled
@@ -77,6 +79,10 @@ default="scale"
         Whether to learn the spread of the targets too, for ``predict(X, return_std=True)``: one more sum
         per bucket and output. Targets far from zero compared with their spread lose digits in the squares:
         subtract their mean first, or use a trend.
+    half_life : float or None, default=None
+        Number of rows after which a row counts half as much as the newest one, for functions that change.
+        The order of the rows counts then, and each ages those before it, whatever it weighs; any split of
+        them into calls does not. None lets all rows count alike.
     hashes_per_repetition : int, default=1
         Elementary hashes joined into one code: the kernel is raised to this power.
     n_repetitions : int, default=1024
@@ -111,7 +117,8 @@ default="scale"
     Attributes
     ----------
     sketch_ : NadarayaWatsonSketch
-        What has been learnt.
+        What has been learnt. With a half-life its weights are in a unit of their own, which grows with
+        the stream (:mod:`nwsketch.half_life`).
     bandwidth_ : ndarray of shape (n_features_in_,) or None
         The bandwidths in use; None for kernels without.
     bandwidth_path_ : BandwidthPath
@@ -162,6 +169,7 @@ default="scale"
         "bias_correction": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left"), None],
         "trend": [StrOptions({"linear"}), None],
         "uncertainty": ["boolean"],
+        "half_life": [Interval(Real, 0, None, closed="neither"), None],
         "hashes_per_repetition": [Interval(Integral, 1, None, closed="left")],
         "n_repetitions": [Interval(Integral, 1, None, closed="left")],
         "n_buckets": [Interval(Integral, 2, None, closed="left"), None],
@@ -183,6 +191,7 @@ default="scale"
         bias_correction: int | Literal["auto"] | None = None,
         trend: Literal["linear"] | None = None,
         uncertainty: bool = False,
+        half_life: float | None = None,
         hashes_per_repetition: int = 1,
         n_repetitions: int = N_REPETITIONS,
         n_buckets: int | None = N_BUCKETS,
@@ -200,6 +209,7 @@ default="scale"
         self.bias_correction = bias_correction
         self.trend = trend
         self.uncertainty = uncertainty
+        self.half_life = half_life
         self.hashes_per_repetition = hashes_per_repetition
         self.n_repetitions = n_repetitions
         self.n_buckets = n_buckets
@@ -285,20 +295,35 @@ default="scale"
         if not self._is_fitted():
             return self.fit(X, y, sample_weight)
         require_additive(self.sketch_.correction, "partial_fit")
+        require_exact(self.sketch_.privacy, "partial_fit")
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(X, targets))
+        sketch, clock = self._wound_up(X.shape[0])
+        if clock is not None:
+            weights = clock.of_new(sketch.n_samples_seen, X, weights)
         with progress_bar(self.verbose, X.shape[0]) as progress:
-            self.sketch_.update(X, channels, weights, check_input=checks_values(X), progress=progress)
+            sketch.update(X, channels, weights, check_input=checks_values(X), progress=progress)
+        self.__dict__.update(sketch_=sketch, _clock=clock)
         return self
 
     @uncompiled
-    def forget(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def forget(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        age: ArrayLike | None = None,
+    ) -> Self:
         """Take learnt rows away again.
 
         Parameters
         ----------
         X, y, sample_weight
             The rows as they were learnt (see :meth:`fit`).
+        age : float or array-like of shape (n_samples,), or None, default=None
+            With ``half_life``, and only then: how many rows were learnt after each of them, forgotten ones
+            included; 0 for the newest. It tells what is left of a row's weight.
 
         Returns
         -------
@@ -313,12 +338,19 @@ default="scale"
         check_is_fitted(self)
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(X, targets))
-        self.sketch_.forget(X, channels, weights, check_input=checks_values(X))
+        weights = self._aged(X, weights, age)
+        if self._clock is None:
+            self.sketch_.forget(X, channels, weights, check_input=checks_values(X))
+            return self
+        sketch = copy(self.sketch_).forget(X, channels, weights, check_input=checks_values(X))
+        self.__dict__.update(sketch_=sketch, _clock=self._clock.forgot(X.shape[0]))
         return self
 
     @uncompiled
     def merge(self, other: NadarayaWatsonSketchRegressor) -> Self:
         """Learn all that another regressor has learnt.
+
+        With ``half_life`` the newest rows of both count as equally new.
 
         Parameters
         ----------
@@ -351,8 +383,58 @@ default="scale"
         require_same_names(self, other)
         require_same_channels(self, other)
         require_same_trend(self.trend_, other.trend_)
-        self.sketch_.merge(other.sketch_)
+        if self._clock is None or other._clock is None:  # which then is None too
+            self.sketch_.merge(other.sketch_)
+        else:
+            sketch, clock = self._clock.merged(self.sketch_, other.sketch_, other._clock)
+            self.__dict__.update(sketch_=sketch, _clock=clock)
+        self._finds_bandwidth |= other._finds_bandwidth
         return self
+
+    def privatize(
+        self, epsilon: float, target_bound: float | ArrayLike, *, most_rows: int = MOST_ROWS
+    ) -> Self:
+        """Return a copy with noise, which hardly tells whether any one row is in it.
+
+        Epsilon-differential privacy of one added or removed row of weight at most 1. The copy predicts and
+        merges with such copies of other rows, and does not learn; :meth:`NadarayaWatsonSketch.privatize` and
+        docs/privacy.md tell what the promise rests on, and which size to fit with: few repetitions and
+        buckets, as the noise grows with them. Scalers and the like before the estimator are not part of it.
+
+        Parameters
+        ----------
+        epsilon : float
+            Positive. What is published of the same rows, several copies too, adds up.
+        target_bound : float or array-like of shape (n_outputs,)
+            What no target exceeds in magnitude, whatever the rows: not read off them. Predictions are clipped
+            to it.
+        most_rows : int, default=2**23
+            More rows were never learnt and forgotten together; known beforehand too.
+
+        Returns
+        -------
+        NadarayaWatsonSketchRegressor
+            ``n_samples_seen_`` is a noisy number: the total weight, rounded.
+
+        Raises
+        ------
+        ValueError
+            If anything but sums was learnt from the rows: a bandwidth that is not numeric (the kernel having
+            one), a trend, a correction, uncertainty; with a half-life, as a row changes the weights of all
+            before it; or if the sums break a bound.
+        """
+        check_is_fitted(self)
+        require_sums_alone(
+            bandwidth=self._finds_bandwidth,
+            trend=self.trend_ is not None,
+            uncertainty=self._has_moments,
+            half_life=self._clock is not None,
+        )
+        private = self.sketch_.privatize(epsilon, target_bound, most_rows=most_rows)
+        learnt = {name: value for name, value in vars(self).items() if name != "sketch_"}
+        twin = object.__new__(type(self))
+        twin.__dict__.update(deepcopy(learnt), sketch_=private)
+        return twin
 
     # -- answering ----------------------------------------------------------------------------
 
@@ -431,6 +513,8 @@ default="scale"
     def kernel_sum(self, X: Any) -> NDArray[np.float64]:
         """Estimate sum_i w_i k(x_i, q) over the learnt rows: an unnormalised density.
 
+        With ``half_life`` the weights are those that the rows have by now.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
@@ -443,18 +527,24 @@ default="scale"
         """
         check_is_fitted(self)
         X = validate_queries(self, X, tensors=True)
-        return self.sketch_.kernel_sum(X, check_input=checks_values(X))
+        sums = self.sketch_.kernel_sum(X, check_input=checks_values(X))
+        return sums if self._clock is None else sums / self._clock.unit(self.n_samples_seen_)
 
     @uncompiled
     def loo_predict(
-        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        age: ArrayLike | None = None,
     ) -> NDArray[np.float64]:
         """Predict every learnt row from all the others, without refitting.
 
         Parameters
         ----------
-        X, y, sample_weight
-            Rows that were learnt, as they were learnt (see :meth:`fit`).
+        X, y, sample_weight, age
+            Rows that were learnt, as they were learnt, and their ages (see :meth:`forget`).
 
         Returns
         -------
@@ -469,6 +559,7 @@ default="scale"
         check_is_fitted(self)
         rows, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(rows, targets))
+        weights = self._aged(rows, weights, age)
         answers = self.sketch_.loo_query(rows, channels, weights, check_input=checks_values(rows))
         return like(X, self._shaped(self._with_trend(rows, answers[:, : self._n_targets])))
 
@@ -526,6 +617,12 @@ default="scale"
             from nwsketch.torch_inputs import check_values
 
             check_values(X, targets, weights)  # which the next lines compute with
+        clock = None if self.half_life is None else Clock(float(self.half_life))
+        learnt_weights = weights
+        if clock is not None:
+            clock = clock.halved(clock.halvings(0, X.shape[0]))
+            learnt_weights = clock.of_new(0, X, weights)
+            weights = learnt_weights / clock.unit(X.shape[0])  # whatever is learnt but sums: the newest is 1
         if weights is not None and not weights.sum() > 0:
             raise ValueError("sample_weight sums to zero: there is nothing to learn. Give a positive weight.")
         if isinstance(self.bias_correction, bool):
@@ -552,6 +649,7 @@ default="scale"
         self.trend_ = fit_trend(X, targets, weights) if self.trend == "linear" else None
         self._fill = self.empty
         left = self._without_trend(X, targets)
+        self._finds_bandwidth = family.takes_bandwidth and isinstance(self.bandwidth, str)
         if not family.takes_bandwidth:
             self.bandwidth_ = None
         elif isinstance(self.bandwidth, str) and self.bandwidth != "scale":
@@ -578,11 +676,27 @@ default="scale"
         else:
             channels = self._channels(left)
             with progress_bar(self.verbose, X.shape[0]) as progress:
-                sketch.update(X, channels, weights, check_input=checks_values(X), progress=progress)
+                sketch.update(X, channels, learnt_weights, check_input=checks_values(X), progress=progress)
             if hasattr(self, "loo_score_"):
-                self.loo_score_ = loo_score(sketch, X, channels, weights, deviations())
-        self.sketch_ = sketch
+                self.loo_score_ = loo_score(sketch, X, channels, learnt_weights, deviations())
+        self.sketch_, self._clock = sketch, clock
         return self
+
+    def _wound_up(self, n_new: int) -> tuple[NadarayaWatsonSketch, Clock | None]:
+        """Return sketch and clock to add rows to: halved copies if the weights would grow out of range."""
+        if self._clock is None:
+            return self.sketch_, None
+        n_halvings = self._clock.halvings(self.n_samples_seen_, n_new)
+        if not n_halvings:
+            return self.sketch_, self._clock
+        return copy(self.sketch_).decay(power_of_half(n_halvings)), self._clock.halved(n_halvings)
+
+    def _aged(self, X: Any, weights: Any, age: ArrayLike | None) -> Any:
+        """Return the weights that learnt rows have by now."""
+        if self._clock is None:
+            require_no_age(age)
+            return weights
+        return self._clock.of_old(self.n_samples_seen_, X, weights, age)
 
     def _make_sketch(
         self,

@@ -37,6 +37,15 @@ from nwsketch.inputs import (
     check_table_size,
 )
 from nwsketch.merging import require_same_hashes
+from nwsketch.privacy import (
+    MOST_ROWS,
+    Privacy,
+    check_epsilon,
+    check_target_bound,
+    merged,
+    privatized,
+    require_exact,
+)
 from nwsketch.tensors import is_tensor, joined, like, to_host, uncompiled
 
 #: Tables larger than this many bytes are refused; assign to it to change the limit.
@@ -184,6 +193,7 @@ class NadarayaWatsonSketch:
         self.n_buckets = self.plan.n_buckets
         check_table_size((self.n_repetitions, self.n_buckets, self.n_outputs + 1), MAX_TABLE_BYTES)
         self.correction: Correction | None = None
+        self.privacy: Privacy | None = None
         self._start()
         self.answer_by(aggregation, n_groups, empty)
         self._state = self._backend.empty_state(self.n_outputs)
@@ -296,6 +306,7 @@ class NadarayaWatsonSketch:
             If the input is not as described, or a cell's index would overflow.
         """
         require_additive(self.correction, "update")
+        require_exact(self.privacy, "update")
         rows, targets, weights = self._rows(X, y, sample_weight, check_input)
         n_threads = self._threads(len(targets))
         with self._lock:
@@ -324,6 +335,7 @@ class NadarayaWatsonSketch:
             If a bucket would hold less than nothing: these rows were not added. Nothing changes.
         """
         require_additive(self.correction, "forget")
+        require_exact(self.privacy, "forget")
         rows, targets, weights = self._rows(X, y, sample_weight, check_input)
         n_threads = self._threads(len(targets))
         with self._lock:
@@ -361,12 +373,14 @@ class NadarayaWatsonSketch:
         require_additive(self.correction, "merge")
         require_additive(other.correction, "merge")
         require_same_hashes(self, other)
+        privacy = merged(self.privacy, other.privacy)
         theirs = other._state
         if other._backend.place != self._backend.place:
             theirs = self._backend.from_host(other._backend.to_host(theirs))
         with self._lock:
             mine = self._state
             self._state = State(mine.tables + theirs.tables, mine.totals + theirs.totals)
+            self.privacy = privacy
         return self
 
     @uncompiled
@@ -395,6 +409,53 @@ class NadarayaWatsonSketch:
             totals[-1] = self._state.totals[-1]
             self._state = State(self._state.tables * factor, totals)
         return self
+
+    def privatize(
+        self, epsilon: float, target_bound: float | ArrayLike, *, most_rows: int = MOST_ROWS
+    ) -> NadarayaWatsonSketch:
+        """Return a copy with noise, which hardly tells whether any one row is in it.
+
+        It is epsilon-differentially private with respect to one added or removed row of weight at most 1:
+        the promise rests on the bounds below, and on parameters (the bandwidth among them) and moments of
+        every :meth:`decay` that were not chosen by looking at the rows. The copy answers, decays and merges
+        with other such copies, of other rows; rows cannot be added to it or forgotten. The noise, drawn
+        from the operating system, is smaller the fewer repetitions there are (docs/privacy.md).
+
+        Parameters
+        ----------
+        epsilon : float
+            Positive. What is published of the same rows, several copies too, adds up.
+        target_bound : float or array-like of shape (n_outputs,)
+            What no target exceeds in magnitude, whatever the rows: not read off them. Answers are clipped
+            to it.
+        most_rows : int, default=2**23
+            More rows were never learnt and forgotten together; known beforehand too. The noise grows with
+            it by ``most_rows**2 / 2**52``, 1.6 per cent at the default: sums in floating point are not exact.
+
+        Returns
+        -------
+        NadarayaWatsonSketch
+            Its attribute ``privacy`` holds epsilon, the bounds and the noise. ``n_samples_seen`` is a noisy
+            number too: the total weight, rounded.
+
+        Raises
+        ------
+        ValueError
+            If the sketch is corrected or holds noise already, or its sums show that a row weighs more than 1
+            or a target exceeds its bound. That they do not show it does not prove that none does.
+        """
+        require_additive(self.correction, "privatize")
+        require_exact(self.privacy, "privatize")
+        state, privacy = privatized(
+            self._backend.to_host(self._state),
+            check_epsilon(epsilon),
+            check_target_bound(target_bound, self.n_outputs),
+            n_groups=self._rules.groups,
+            most_rows=check_integer("most_rows", most_rows, 1),
+        )
+        private = object.__new__(type(self))
+        private.__setstate__(self.__getstate__() | {"_state": state, "privacy": privacy})
+        return private
 
     @uncompiled
     def choose_rounds(
@@ -496,6 +557,7 @@ class NadarayaWatsonSketch:
         ValueError
             If the input is not as described, weighs nothing, or the aggregation is ``"median_of_means"``.
         """
+        require_exact(self.privacy, "correct")
         n_rounds = check_integer("n_rounds", n_rounds, 1)
         if self._rules.aggregation != "mean":
             raise ValueError(
@@ -686,6 +748,7 @@ class NadarayaWatsonSketch:
         ndarray of shape (n_samples, n_outputs), float64
         """
         require_additive(self.correction, "Leaving one out")
+        require_exact(self.privacy, "Leaving one out")
         rows, targets, weights = self._rows(X, y, sample_weight, check_input)
         own = self._backend.values(targets, weights)
         return like(_kind(X), self._regress(rows, own, self._state.channel_totals - own, empty))
@@ -704,7 +767,8 @@ class NadarayaWatsonSketch:
         sums, squares = self._backend.sums(self._state, X, rules.groups, own, self._threads(X.shape[0]))
         if self.correction is not None:
             return like(sums, self.correction.offset) + sums[:, 0, :-1] / self.n_repetitions
-        return rules.regress(sums, squares, totals, self._state)
+        answers = rules.regress(sums, squares, totals, self._state)
+        return answers if self.privacy is None else self.privacy.within_bounds(answers, rules.empty)
 
     def _kernel_sums(self, X: Any, check_input: bool) -> Array:
         X = self._queries(X, check_input)

@@ -81,15 +81,15 @@ def validate_rows(
     return canonical_csr(X) if issparse(X) else X, targets, weights
 
 
-def validate_queries(estimator: Any, X: Any, *, tensors: bool = False) -> Any:
-    """Validate rows that are asked about; returned as by :func:`validate_rows`."""
+def validate_queries(estimator: Any, X: Any, *, tensors: bool = False, reset: bool = False) -> Any:
+    """Validate rows without targets; arguments and result are as of :func:`validate_rows`."""
     if tensors and is_tensor(X):
-        return _tensor_rows(estimator, X, reset=False)
+        return _tensor_rows(estimator, X, reset=reset)
     X = _unlisted(to_host(X))
-    if _needs_no_validation(X, estimator):
+    if not reset and _needs_no_validation(X, estimator):
         return X
     with np.errstate(over="ignore", invalid="ignore"):
-        X = validate_data(estimator, X, reset=False, **X_OPTIONS)
+        X = validate_data(estimator, X, reset=reset, **X_OPTIONS)
     return canonical_csr(X) if issparse(X) else X
 
 

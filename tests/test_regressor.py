@@ -53,6 +53,7 @@ def test_constructor_stores_its_arguments_unchanged():
         "bias_correction": -1,
         "trend": "parabola",
         "uncertainty": 2,
+        "half_life": "long",
         "hashes_per_repetition": np.int64(2),
         "n_repetitions": -5,
         "n_buckets": None,
