@@ -5,6 +5,7 @@ from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.scaler import KernelBandwidthScaler
 from nwsketch.size import SuggestedSize, suggest_size
 from nwsketch.sketch import NadarayaWatsonSketch
+from nwsketch.storage import SketchFileError
 
 __version__ = "0.1.0.dev0"
 
@@ -13,6 +14,7 @@ __all__ = [
     "NadarayaWatsonRegressor",
     "NadarayaWatsonSketch",
     "NadarayaWatsonSketchRegressor",
+    "SketchFileError",
     "SuggestedSize",
     "suggest_size",
 ]
