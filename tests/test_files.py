@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from conftest import NO_TORCH
 from fuzz_files import HEAD, Original, fuzz, sealed
-from helpers import KERNELS, SMALL, held, learnt, make_rows
+from helpers import KERNELS, SMALL, held, learnt, leaves, make_rows
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone
@@ -43,28 +43,6 @@ def by_file(thing, folder):
 
 def by_joblib(thing, folder):
     return joblib.load(joblib.dump(thing, folder / "pickle")[0])
-
-
-def leaves(value, path=""):
-    """Return all that an object is made of, as a dictionary of paths to types, bytes and numbers."""
-    if isinstance(value, np.ndarray):
-        content = value.tolist() if value.dtype == object else value.tobytes()
-        return {path: (value.dtype, value.shape, content)}
-    if isinstance(value, np.random.RandomState):
-        return leaves(value.get_state(legacy=False), path)
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    elif hasattr(value, "__getstate__") and not isinstance(value, str | int | float | type(None)):
-        state = value.__getstate__()
-        items = state.items() if isinstance(state, dict) else ()
-    else:
-        return {path: (type(value), repr(value))}
-    found = {path: type(value)}
-    for name, item in items:
-        found |= leaves(item, f"{path}.{name}")
-    return found
 
 
 # -- all that was learnt --------------------------------------------------------------------------

@@ -140,10 +140,12 @@ class Original:
     def use(self, thing):
         """Predict, learn and predict again; whether the answers before are those of the original."""
         answers = self.ask(thing)
-        corrected = (thing if self.kind is NadarayaWatsonSketch else thing.sketch_).correction is not None
-        if not corrected:
-            targets = np.ones(answers.shape)
-            (thing.update if self.kind is NadarayaWatsonSketch else thing.partial_fit)(self.rows, targets)
+        if self.kind is NadarayaWatsonSketch:
+            learn, sketch = thing.update, thing
+        else:  # which has no partial_fit if a forger has set its bias_correction
+            learn, sketch = getattr(thing, "partial_fit", None), thing.sketch_
+        if learn is not None and sketch.correction is None:
+            learn(self.rows, np.ones(answers.shape))
             self.ask(thing)
         return np.array_equal(answers, self.answers, equal_nan=True)
 
