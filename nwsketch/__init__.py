@@ -6,6 +6,7 @@ from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.scaler import KernelBandwidthScaler
 from nwsketch.size import SuggestedSize, suggest_size
 from nwsketch.sketch import NadarayaWatsonSketch
+from nwsketch.storage import SketchFileError
 from nwsketch.window import SlidingWindowRegressor
 
 __version__ = "0.1.0.dev0"
@@ -16,6 +17,7 @@ __all__ = [
     "NadarayaWatsonRegressor",
     "NadarayaWatsonSketch",
     "NadarayaWatsonSketchRegressor",
+    "SketchFileError",
     "SlidingWindowRegressor",
     "SuggestedSize",
     "suggest_size",

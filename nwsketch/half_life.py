@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import sys
 from copy import copy
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 MOST_DOUBLINGS = 32
 
 
-@dataclass(frozen=True)
-class Clock:
+class Clock(NamedTuple):
     """Tells rows their weights; the sketch counts its rows, and the clock what that count leaves out.
 
     Parameters
@@ -55,11 +53,11 @@ class Clock:
 
     def halved(self, n_halvings: int) -> Clock:
         """Return the clock of tables that were halved."""
-        return replace(self, offset=self.offset - n_halvings * self.half_life)
+        return self._replace(offset=self.offset - n_halvings * self.half_life)
 
     def forgot(self, n_gone: int) -> Clock:
         """Return the clock of a sketch that forgot rows: the others grow no younger by that."""
-        return replace(self, offset=self.offset + n_gone)
+        return self._replace(offset=self.offset + n_gone)
 
     def unit(self, n_rows: int) -> float:
         """Return the weight of the newest row of a sketch that holds ``n_rows``."""
@@ -92,7 +90,7 @@ class Clock:
         factor = 2.0 ** (-abs(here - there) / self.half_life)
         merged = copy(mine).decay(factor if here > there else 1.0)
         merged.merge(theirs if here > there else copy(theirs).decay(factor))
-        return merged, replace(self, offset=min(here, there) - merged.n_samples_seen)
+        return merged, self._replace(offset=min(here, there) - merged.n_samples_seen)
 
     def _weigh(self, positions: NDArray[np.float64]) -> Array:
         """Return 2^(position / half_life), the whole half-lives exactly."""

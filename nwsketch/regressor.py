@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import copy, deepcopy
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,7 @@ from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import resolve_bandwidth, weighted_deviations
 from nwsketch.bandwidth_search import MOST_REPETITIONS, loo_score, search_bandwidth
 from nwsketch.correction import require_additive
+from nwsketch.estimator_files import estimator_from_values, estimator_values
 from nwsketch.half_life import Clock, power_of_half, require_no_age
 from nwsketch.hashing import HashFamily, get_family
 from nwsketch.merging import (
@@ -31,6 +33,7 @@ from nwsketch.merging import (
 from nwsketch.privacy import MOST_ROWS, require_exact, require_sums_alone
 from nwsketch.progress import progress_bar
 from nwsketch.sketch import N_BUCKETS, N_GROUPS, N_REPETITIONS, NadarayaWatsonSketch
+from nwsketch.storage import Storable
 from nwsketch.tensors import is_tensor, like, to_host, uncompiled
 from nwsketch.trend import LinearTrend, fit_trend
 from nwsketch.uncertainty import Uncertainty, tell_apart
@@ -44,7 +47,7 @@ def empty_of_sketch(
     return fill if isinstance(fill, str) or trend is None else "nan"
 
 
-class NadarayaWatsonSketchRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
+class NadarayaWatsonSketchRegressor(Storable, MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Nadaraya-Watson kernel regression by locality-sensitive-hash sketches.
 
     Learns in O(n_samples) and predicts in time and memory that do not depend on the number of rows
@@ -142,6 +145,14 @@ default="scale"
     --------
     NadarayaWatsonRegressor : The exact estimator, for small data.
 
+    Notes
+    -----
+    A fitted estimator may be shared by threads, as its sketch may (see
+    :class:`~nwsketch.NadarayaWatsonSketch`): while some learn by :meth:`partial_fit`, :meth:`forget` or
+    :meth:`merge`, every answer of the others is that of one complete state. :meth:`fit`, which starts anew,
+    is for one thread alone. An error, or an interrupt, leaves what was learnt before the call or all that it
+    taught.
+
     References
     ----------
     .. [1] S. Daghaghi, B. Coleman, G. Geordie, A. Shrivastava, "Adaptive Sampling for Deep Learning
@@ -159,6 +170,7 @@ default="scale"
     True
     """
 
+    _file_kind: ClassVar[str] = "regressor"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "kernel": [str, HashFamily],
         "bandwidth": [
@@ -474,11 +486,12 @@ default="scale"
         """
         check_is_fitted(self)
         rows = validate_queries(self, X, tensors=not (return_std or self._works_on_host(self.trend_)))
-        answers = self.sketch_.query(rows, check_input=checks_values(rows))
+        with self.sketch_.paused() if return_std else nullcontext():  # which asks several times
+            answers = self.sketch_.query(rows, check_input=checks_values(rows))
+            parts = self._uncertainty(rows, answers) if return_std else None
         predictions = like(X, self._shaped(self._with_trend(rows, answers[:, : self._n_targets])))
-        if not return_std:
+        if parts is None:
             return predictions
-        parts = self._uncertainty(rows, answers)
         return predictions, like(X, np.hypot(np.nan_to_num(parts.sketch), parts.target))
 
     @uncompiled
@@ -506,7 +519,8 @@ default="scale"
         """
         check_is_fitted(self)
         rows = validate_queries(self, X)
-        parts = self._uncertainty(rows, self.sketch_.query(rows, check_input=False))
+        with self.sketch_.paused():
+            parts = self._uncertainty(rows, self.sketch_.query(rows, check_input=False))
         return Uncertainty(*(like(X, part) for part in parts))
 
     @uncompiled
@@ -822,6 +836,20 @@ default="scale"
 
     def _shaped(self, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
         return predictions.ravel() if self._flat_targets else predictions
+
+    def _file_values(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        check_is_fitted(self)
+        return estimator_values(self)
+
+    @classmethod
+    def _from_file(
+        cls, values: dict[str, Any], arrays: dict[str, Any], kernel: HashFamily | None, device: str | None
+    ) -> Self:
+        return cast(Self, estimator_from_values(cls, values, arrays, kernel, device))
+
+    @staticmethod
+    def _most_table_bytes() -> int:
+        return NadarayaWatsonSketch._most_table_bytes()
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether there is a sketch."""

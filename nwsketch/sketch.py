@@ -12,10 +12,12 @@ Nadaraya-Watson regression. (Daghaghi, Coleman, Geordie & Shrivastava, arXiv:231
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import astuple, replace
-from threading import Lock
-from typing import Any, Literal
+from threading import RLock
+from typing import Any, ClassVar, Literal, Self
 from weakref import WeakSet
 
 import numpy as np
@@ -27,6 +29,7 @@ from nwsketch.backends.base import Array, Progress
 from nwsketch.backends.threads import count_threads
 from nwsketch.bandwidth import weighted_deviations
 from nwsketch.border import Border
+from nwsketch.consistent import Learnt, ask, changing
 from nwsketch.correction import Correction, Rounds, choose_rounds, corrected, require_additive
 from nwsketch.hashing import HashFamily, HashPlan, get_family
 from nwsketch.inputs import (
@@ -46,6 +49,8 @@ from nwsketch.privacy import (
     privatized,
     require_exact,
 )
+from nwsketch.storage import Storable
+from nwsketch.storage.sketches import sketch_state, sketch_values
 from nwsketch.tensors import is_tensor, joined, like, to_host, uncompiled
 
 #: Tables larger than this many bytes are refused; assign to it to change the limit.
@@ -71,7 +76,7 @@ def _start_child() -> None:
     A small batch that such a thread was adding at that very moment may be in the child's tables in part.
     """
     for sketch in _sketches:
-        sketch._lock = Lock()
+        sketch._lock = RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -85,7 +90,7 @@ def _kind(X: Any) -> Any:
     return X
 
 
-class NadarayaWatsonSketch:
+class NadarayaWatsonSketch(Storable):
     """Streaming, mergeable Nadaraya-Watson regression in fixed memory.
 
     Parameters
@@ -133,6 +138,15 @@ class NadarayaWatsonSketch:
     ValueError
         If a parameter is out of range, or the tables would exceed :data:`MAX_TABLE_BYTES`.
 
+    Notes
+    -----
+    Threads may share a sketch. :meth:`update`, :meth:`forget`, :meth:`merge`, :meth:`decay`, :meth:`correct`
+    and :meth:`to` come one after the other, in whatever order the threads reach them. Every answer is that of
+    one complete state: what had been learnt before some call, or after it, never a part of a batch
+    (:mod:`nwsketch.consistent`). Several questions are answered by the same state inside of :meth:`paused`.
+    An error, or an interrupt (KeyboardInterrupt, MemoryError), leaves the state before the call or that after
+    it.
+
     Examples
     --------
     >>> import numpy as np
@@ -143,6 +157,8 @@ class NadarayaWatsonSketch:
     >>> sketch.update(X, np.sin(X[:, 0])).query([[1.5]]).round(1)
     array([[1.]])
     """
+
+    _file_kind: ClassVar[str] = "sketch"
 
     def __init__(
         self,
@@ -204,7 +220,8 @@ class NadarayaWatsonSketch:
     def tables(self) -> Array:
         """Sums per bucket: (n_repetitions, n_buckets, n_outputs + 1), targets first, weights last.
 
-        After :meth:`correct` the targets' entries are those of the ridge regression instead.
+        After :meth:`correct` the targets' entries are those of the ridge regression instead. On numba these
+        are the very tables, which a later update may write to: copy what is to stay.
         """
         return self._backend.to_host(self._state).tables
 
@@ -374,7 +391,7 @@ class NadarayaWatsonSketch:
         require_additive(other.correction, "merge")
         require_same_hashes(self, other)
         privacy = merged(self.privacy, other.privacy)
-        theirs = other._state
+        theirs = other._frozen()
         if other._backend.place != self._backend.place:
             theirs = self._backend.from_host(other._backend.to_host(theirs))
         with self._lock:
@@ -587,7 +604,7 @@ class NadarayaWatsonSketch:
             n_rounds=n_rounds,
             inflation=factors,
         )
-        with self._lock:
+        with changing(self):
             self._state, self.correction = state, correction
         return self
 
@@ -645,7 +662,7 @@ class NadarayaWatsonSketch:
         ndarray of shape (n_samples, n_outputs), float64
         """
         rows = self._queries(X, check_input)
-        return like(_kind(X), self._regress(rows, None, self._state.channel_totals, empty))
+        return like(_kind(X), ask(self, lambda learnt: self._regress(learnt, rows, None, empty)))
 
     @uncompiled
     def kernel_sum(self, X: Any, *, check_input: bool = True) -> Array:
@@ -712,12 +729,16 @@ class NadarayaWatsonSketch:
         n_groups = divisor_from(self.n_repetitions if rest or n_units == 1 else n_units, GROUPS_OF_ERRORS)
         step = max(SUMS_OF_ERRORS // (n_groups * (self.n_outputs + 1)), 1)
         n_threads = self._threads(rows.shape[0])
-        parts = []
-        for start in range(0, rows.shape[0], step):
-            some = rows[start : start + step]
-            sums, squares = self._backend.sums(self._state, some, n_groups, None, n_threads)
-            parts.append(self._rules.standard_errors(sums, squares, self._state))
-        return like(_kind(X), joined(parts, (0, self.n_outputs)))
+
+        def errors(learnt: Learnt) -> Array:
+            parts = []
+            for start in range(0, rows.shape[0], step):
+                some = rows[start : start + step]
+                sums, squares = learnt.backend.sums(learnt.state, some, n_groups, None, n_threads)
+                parts.append(learnt.rules.standard_errors(sums, squares, learnt.state))
+            return joined(parts, (0, self.n_outputs))
+
+        return like(_kind(X), ask(self, errors))
 
     @uncompiled
     def loo_query(
@@ -750,8 +771,23 @@ class NadarayaWatsonSketch:
         require_additive(self.correction, "Leaving one out")
         require_exact(self.privacy, "Leaving one out")
         rows, targets, weights = self._rows(X, y, sample_weight, check_input)
-        own = self._backend.values(targets, weights)
-        return like(_kind(X), self._regress(rows, own, self._state.channel_totals - own, empty))
+
+        def answer(learnt: Learnt) -> Array:
+            return self._regress(learnt, rows, learnt.backend.values(targets, weights), empty)
+
+        return like(_kind(X), ask(self, answer))
+
+    @contextmanager
+    def paused(self) -> Iterator[NadarayaWatsonSketch]:
+        """Let other threads that would learn wait while a with block asks: its answers are of one state.
+
+        Yields
+        ------
+        NadarayaWatsonSketch
+            This sketch. What the block itself learns is learnt at once.
+        """
+        with self._lock:
+            yield self
 
     # -- within -------------------------------------------------------------------------------
 
@@ -759,21 +795,33 @@ class NadarayaWatsonSketch:
         """Make what is not kept when the sketch is pickled: the backend and the lock."""
         self._backend = get_backend(self.backend, self.device, self.plan)
         self._is_open = getattr(self, "_is_open", self.backend == "auto" and self.device is None)
-        self._lock = Lock()
+        self._lock = RLock()
         _sketches.add(self)
 
-    def _regress(self, X: Any, own: Array | None, totals: Array, empty: Any = None) -> Array:
-        rules = self._rules if empty is None else replace(self._rules, empty=empty)
-        sums, squares = self._backend.sums(self._state, X, rules.groups, own, self._threads(X.shape[0]))
-        if self.correction is not None:
-            return like(sums, self.correction.offset) + sums[:, 0, :-1] / self.n_repetitions
-        answers = rules.regress(sums, squares, totals, self._state)
+    def _regress(self, learnt: Learnt, X: Any, own: Array | None, empty: Any) -> Array:
+        backend, state, rules, correction = learnt
+        rules = rules if empty is None else replace(rules, empty=empty)
+        sums, squares = backend.sums(state, X, rules.groups, own, self._threads(X.shape[0]))
+        if correction is not None:
+            return like(sums, correction.offset) + sums[:, 0, :-1] / self.n_repetitions
+        totals = state.channel_totals if own is None else state.channel_totals - own
+        answers = rules.regress(sums, squares, totals, state)
         return answers if self.privacy is None else self.privacy.within_bounds(answers, rules.empty)
 
     def _kernel_sums(self, X: Any, check_input: bool) -> Array:
         X = self._queries(X, check_input)
-        sums, _ = self._backend.sums(self._state, X, self._rules.groups, None, self._threads(X.shape[0]))
-        return self._rules.kernel_sums(sums, self._state.channel_totals)
+
+        def answer(learnt: Learnt) -> Array:
+            backend, state, rules, _ = learnt
+            sums, _ = backend.sums(state, X, rules.groups, None, self._threads(X.shape[0]))
+            return rules.kernel_sums(sums, state.channel_totals)
+
+        return ask(self, answer)
+
+    def _frozen(self) -> State:
+        """Return what has been learnt so far; later rows are added to a copy."""
+        with self._lock:
+            return self._backend.frozen(self._state)
 
     def _threads(self, n_rows: int) -> int:
         return 1 if n_rows * self.n_repetitions <= FEW_CODES else count_threads(self.n_jobs)
@@ -811,7 +859,7 @@ class NadarayaWatsonSketch:
             self._is_open = False
 
     @uncompiled
-    def to(self, device: Any, backend: str = "auto") -> NadarayaWatsonSketch:
+    def to(self, device: Any, backend: str = "auto") -> Self:
         """Move what has been learnt to another device, or another backend.
 
         Parameters
@@ -837,15 +885,23 @@ class NadarayaWatsonSketch:
 
     def _move(self, backend: str, device: str) -> None:
         chosen = get_backend(backend, device, self.plan)
-        self._state = chosen.from_host(self._backend.to_host(self._state))
-        self._rules = chosen.rules(*astuple(self._rules))
-        self._backend, self.backend, self.device = chosen, backend, device
+        state = chosen.from_host(self._backend.to_host(self._state))
+        rules = chosen.rules(*astuple(self._rules))
+        with changing(self):
+            self._state, self._rules, self._backend, self.backend, self.device = (
+                state,
+                rules,
+                chosen,
+                backend,
+                device,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the backend, which is made anew from the plan, and the lock."""
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("_backend", "_lock")}
-        kept["_state"] = self._backend.to_host(self._state)
-        kept["_rules"] = Rules(*astuple(self._rules))
+        with self._lock:
+            kept = {name: value for name, value in self.__dict__.items() if name not in ("_backend", "_lock")}
+            kept["_state"] = self._backend.to_host(self._frozen())
+            kept["_rules"] = Rules(*astuple(self._rules))
         return kept
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
@@ -858,6 +914,26 @@ class NadarayaWatsonSketch:
             self._start()
         self._state = self._backend.from_host(self._state)
         self._rules = self._backend.rules(*astuple(self._rules))
+
+    # -- files --------------------------------------------------------------------------------
+
+    def _file_values(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return sketch_values(self.__getstate__())
+
+    @classmethod
+    def _from_file(
+        cls, values: dict[str, Any], arrays: dict[str, Any], kernel: HashFamily | None, device: str | None
+    ) -> Self:
+        state = sketch_state(values, arrays, kernel, MAX_TABLE_BYTES)
+        if device is not None:
+            state |= {"backend": "auto", "device": "cpu"}
+        sketch = cls.__new__(cls)
+        sketch.__setstate__(state)
+        return sketch
+
+    @staticmethod
+    def _most_table_bytes() -> int:
+        return MAX_TABLE_BYTES
 
     def __copy__(self) -> NadarayaWatsonSketch:
         """Copy the tables too: rows are added to them in place."""

@@ -43,6 +43,28 @@ def held(sketch):
     return (*(to_host(part).tobytes() for part in sketch._state), sketch.plan.fingerprint())
 
 
+def leaves(value, path=""):
+    """Return all that an object is made of, as a dictionary of paths to types, bytes and numbers."""
+    if isinstance(value, np.ndarray):
+        content = value.tolist() if value.dtype == object else value.tobytes()
+        return {path: (value.dtype, value.shape, content)}
+    if isinstance(value, np.random.RandomState):
+        return leaves(value.get_state(legacy=False), path)
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    elif hasattr(value, "__getstate__") and not isinstance(value, str | int | float | type(None)):
+        state = value.__getstate__()
+        items = state.items() if isinstance(state, dict) else ()
+    else:
+        return {path: (type(value), repr(value))}
+    found = {path: type(value)}
+    for name, item in items:
+        found |= leaves(item, f"{path}.{name}")
+    return found
+
+
 def assert_same_answers(mine, theirs, backend):
     """Compare answers that numba gives bit by bit; PyTorch adds up in an order that depends on the shape."""
     if backend == "numba":

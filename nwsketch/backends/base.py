@@ -18,8 +18,8 @@ class State(NamedTuple):
     """All that a sketch has learnt, as arrays or as the tensors of a device.
 
     Large batches, merges and the like replace it as a whole; a small batch is written into it by one
-    compiled call. So no error or signal leaves it incomplete; but a thread that reads while another
-    adds a small batch may see a part of that batch.
+    compiled call. So no error or signal leaves it incomplete. A thread that reads while another adds a
+    small batch may see a part of that batch: :attr:`Backend.n_changes` tells it.
 
     Attributes
     ----------
@@ -123,6 +123,8 @@ class Backend(Protocol):
 
     place: str
     """Names library and device: the states of two backends of the same place can be added."""
+    n_changes: int
+    """How often a state was changed in place, times two; odd while one is, or if an interrupt ended that."""
     takes_tensors: bool
     """Whether tensors need not be brought to the host first."""
     farthest: float
@@ -136,6 +138,9 @@ class Backend(Protocol):
 
     def from_host(self, state: State) -> State:
         """Return a state of NumPy arrays as the backend's own."""
+
+    def frozen(self, state: State) -> State:
+        """Return a state; from now on rows are not added to it in place, but to a copy."""
 
     def codes(self, X: Any, n_threads: int, labels: NDArray[np.intp] | None = None) -> Any:
         """Return the bucket of every row, moved by its label, in every repetition.

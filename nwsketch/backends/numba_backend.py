@@ -8,6 +8,7 @@ more rows pass, the less it costs to bring each repetition's table into the cach
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,8 +61,10 @@ class NumbaBackend:
             raise ValueError(
                 f"backend='numba' does not run on device={device!r}: choose device='cpu', or backend='torch'."
             )
+        self.n_changes = 0
         self._plan = plan
         self._hasher = Hasher(plan)
+        self._frozen: Callable[[], Array | None] = lambda: None
 
     # -- the contract -------------------------------------------------------------------------
 
@@ -76,6 +79,11 @@ class NumbaBackend:
 
     def from_host(self, state: State) -> State:
         """Return a state of arrays as this backend's own, which it is."""
+        return state
+
+    def frozen(self, state: State) -> State:
+        """Return a state; from now on rows are not added to it in place, but to a copy."""
+        self._frozen = weakref.ref(state.tables)
         return state
 
     def codes(self, X: Any, n_threads: int, labels: NDArray[np.intp] | None = None) -> CodeArray:
@@ -109,9 +117,14 @@ class NumbaBackend:
         if X.shape[0] < min(self._plan.n_buckets, self._block_rows(X)):
             values = _values(y, weights, 1.0)
             codes = self._block_codes(X, n_threads)
-            if not state.tables.flags.writeable:  # mapped from a file, as joblib does
+            # Others may be mapped from a file, as joblib does.
+            if self._frozen() is state.tables or not state.tables.flags.writeable:
                 state = State(state.tables.copy(), state.totals.copy())
-            commit(codes, values, *state)
+            self.n_changes |= 1
+            try:
+                commit(codes, values, *state)
+            finally:
+                self.n_changes += 1
             if progress is not None:
                 progress(X.shape[0])
             return state

@@ -65,6 +65,7 @@ class TorchBackend:
 
     rules = TorchRules
     takes_tensors = True
+    n_changes = 0
 
     def __init__(self, plan: Plan, device: str | None = None) -> None:
         self.device = usable_device(device)
@@ -91,6 +92,10 @@ class TorchBackend:
     def from_host(self, state: State) -> State:
         """Return a state of arrays as this backend's own."""
         return State(*(torch.tensor(part, device=self.device) for part in state))
+
+    def frozen(self, state: State) -> State:
+        """Return a state; rows are never added to it in place."""
+        return state
 
     @untracked
     def codes(self, X: Any, n_threads: int, labels: NDArray[np.intp] | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from nwsketch.hashing.minhash import MinHash
 from nwsketch.hashing.p_stable import CauchyProjection, GaussianProjection
 from nwsketch.hashing.plan import HashPlan
 from nwsketch.hashing.random_binning import RandomBinning
+from nwsketch.hashing.stored import plan_from_values, plan_values
 
 __all__ = [
     "LARGEST_CELL",
@@ -25,6 +26,8 @@ __all__ = [
     "MinHash",
     "RandomBinning",
     "get_family",
+    "plan_from_values",
+    "plan_values",
     "register",
     "registered_families",
 ]

@@ -19,12 +19,13 @@ with probability 1 / n_buckets; elsewhere every label has its own stretch of a w
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nwsketch.hashing.base import Form, HashFamily
+from nwsketch.hashing.base import Form, HashFamily, HashParameters
 
 #: Buckets are numbered by 32-bit integers.
 MOST_BUCKETS = 2**32
@@ -88,14 +89,7 @@ class HashPlan:
         self.cells_per_unit = np.broadcast_to(family.cells_per_unit(self.parameters), n_features)
 
         n_cells = self.parameters.cells_per_hash * hashes_per_repetition
-        n_values = family.n_values(n_features)
-        least = {"grid": np.inf, "floor_projection": np.inf, "sign_projection": 2, "minhash": n_features + 1}
-        if n_values is not None and n_values < least.get(self.form, 1):
-            raise ValueError(
-                f"The hash family {family.name!r} promises n_values={n_values}, but its form {self.form!r} "
-                f"yields up to {least[self.form]}: mend its n_values."
-            )
-        n_codes = None if n_values is None else n_values**n_cells * max(n_labels, 1)
+        n_values, n_codes = self._count_codes(n_labels)
         if n_buckets is None:
             if n_codes is None:
                 raise ValueError(
@@ -118,12 +112,100 @@ class HashPlan:
             self.shifts = rng.integers(0, 2**64, n_repetitions, dtype=np.uint64)
             self.offsets = rng.integers(0, n_buckets, (n_labels, n_repetitions), dtype=np.uint32)
         else:
-            digits = np.array([(n_values or 1) ** power for power in range(n_cells)], dtype=np.uint64)
-            repetition = digits.reshape(self.parameters.cells_per_hash, hashes_per_repetition)
-            self.multipliers = np.ascontiguousarray(np.tile(repetition, n_repetitions))
-            self.shifts = np.zeros(n_repetitions, dtype=np.uint64)
-            stretches = np.arange(n_labels) * (self.n_buckets // max(n_labels, 1))
-            self.offsets = np.tile(stretches[:, np.newaxis], n_repetitions).astype(np.uint32)
+            self.multipliers, self.shifts, self.offsets = self._numbering(n_labels)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        family: HashFamily,
+        parameters: HashParameters,
+        *,
+        n_features: int,
+        n_repetitions: int,
+        hashes_per_repetition: int,
+        n_buckets: int,
+        n_labels: int,
+        multipliers: NDArray[np.uint64],
+        shifts: NDArray[np.uint64],
+        offsets: NDArray[np.uint32],
+    ) -> HashPlan:
+        """Return a plan of arrays that were drawn before, by whatever version of whatever library.
+
+        Parameters
+        ----------
+        family : HashFamily
+        parameters : HashParameters
+            Checked (see :mod:`nwsketch.hashing.stored`).
+        n_features, n_repetitions, hashes_per_repetition, n_buckets, n_labels : int
+        multipliers, shifts, offsets : ndarray
+            Of the shapes and types of the attributes.
+
+        Returns
+        -------
+        HashPlan
+
+        Raises
+        ------
+        ValueError
+            If the arrays do not number the buckets as these numbers demand.
+        """
+        plan = cls.__new__(cls)
+        plan.family, plan.parameters, plan.n_buckets = family, parameters, n_buckets
+        plan.n_features, plan.n_repetitions = n_features, n_repetitions
+        plan.hashes_per_repetition = hashes_per_repetition
+        plan.cells_per_unit = np.broadcast_to(family.cells_per_unit(parameters), n_features)
+        n_values, n_codes = plan._count_codes(n_labels)
+        plan._n_values = n_values or 0
+        plan.rehashed = n_codes is None or n_codes > n_buckets
+        plan.multipliers, plan.shifts, plan.offsets = multipliers, shifts, offsets
+        if plan.rehashed:
+            is_right = bool(offsets.max(initial=0) < n_buckets)
+        elif n_codes != n_buckets:
+            is_right = False
+        else:
+            numbering = plan._numbering(n_labels)
+            is_right = (
+                np.array_equal(multipliers, numbering[0])
+                and np.array_equal(shifts, numbering[1])
+                and np.array_equal(offsets, numbering[2])
+            )
+        if not is_right:
+            raise ValueError(f"the stored hashes do not number n_buckets={n_buckets} buckets")
+        return plan
+
+    def _count_codes(self, n_labels: int) -> tuple[int | None, int | None]:
+        """Return how many values a cell has, and how many codes there are; None if they are unbounded."""
+        n_values = self.family.n_values(self.n_features)
+        least = {
+            "grid": np.inf,
+            "floor_projection": np.inf,
+            "sign_projection": 2,
+            "minhash": self.n_features + 1,
+        }
+        if n_values is None:
+            return None, None
+        if n_values < least.get(self.form, 1):
+            raise ValueError(
+                f"The hash family {self.family.name!r} promises n_values={n_values}, but its form "
+                f"{self.form!r} yields up to {least[self.form]}: mend its n_values."
+            )
+        n_cells = self.parameters.cells_per_hash * self.hashes_per_repetition
+        if n_cells * math.log2(n_values) > 64:  # the power itself might be a number of millions of digits
+            return n_values, 2**64
+        return n_values, n_values**n_cells * max(n_labels, 1)
+
+    def _numbering(self, n_labels: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint32]]:
+        """Return multipliers, shifts and offsets that give every code a bucket of its own."""
+        cells_per_hash, n_hashes = self.parameters.cells_per_hash, self.hashes_per_repetition
+        powers = range(cells_per_hash * n_hashes)
+        digits = np.array([(self._n_values or 1) ** power for power in powers], dtype=np.uint64)
+        repetition = digits.reshape(cells_per_hash, n_hashes)
+        stretches = np.arange(n_labels) * (self.n_buckets // max(n_labels, 1))
+        return (
+            np.ascontiguousarray(np.tile(repetition, self.n_repetitions)),
+            np.zeros(self.n_repetitions, dtype=np.uint64),
+            np.tile(stretches[:, np.newaxis], self.n_repetitions).astype(np.uint32),
+        )
 
     @property
     def form(self) -> Form:

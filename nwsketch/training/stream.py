@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nwsketch.backends import Codes
 from nwsketch.backends.aggregation import NOISE_ERRORS, tolerated
+from nwsketch.consistent import changing
 from nwsketch.inputs import LARGEST_SUM, check_codes, check_integer
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
 from nwsketch.sketch import NadarayaWatsonSketch
@@ -255,7 +256,7 @@ class StreamSelector:
         state, array = sketch._state, np.ascontiguousarray(codes.array)
         done = False
         if state.tables.flags.writeable:
-            with sketch._lock:
+            with changing(sketch):
                 done, _ = learn(array, losses, self._weight, LARGEST_SUM, state.tables, state.totals)
         if not done:
             finite = np.isfinite(losses)
