@@ -388,6 +388,15 @@ def test_a_sketch_in_memory_that_cannot_be_written_learns_too():
     assert selector.n_losses == 8 == selector.sketch.n_samples_seen
 
 
+def test_a_copy_of_what_was_learnt_does_not_change_with_it():
+    selector, X = StreamSelector(seed=0), np.eye(4)
+    selector.update(X, np.ones(4))
+    kept = selector.sketch.__getstate__()["_state"]
+    selector.update(X, np.ones(4))
+    assert kept.n_rows == 4
+    assert selector.sketch.n_samples_seen == 8
+
+
 def test_one_order_of_candidates_serves_several_draws_and_rows_are_chosen_as_often_as_they_should():
     rng, n_draws = np.random.default_rng(0), 4000
     X = rng.normal(size=(12, 3))

@@ -139,6 +139,9 @@ class Backend(Protocol):
     def from_host(self, state: State) -> State:
         """Return a state of NumPy arrays as the backend's own."""
 
+    def is_shared(self, state: State) -> bool:
+        """Return whether the arrays of a state must not be changed, as others may hold them."""
+
     def frozen(self, state: State) -> State:
         """Return a state; from now on rows are not added to it in place, but to a copy."""
 

@@ -81,6 +81,10 @@ class NumbaBackend:
         """Return a state of arrays as this backend's own, which it is."""
         return state
 
+    def is_shared(self, state: State) -> bool:
+        """Return whether the arrays of a state must not be changed: frozen, or mapped from a file."""
+        return self._frozen() is state.tables or not state.tables.flags.writeable
+
     def frozen(self, state: State) -> State:
         """Return a state; from now on rows are not added to it in place, but to a copy."""
         self._frozen = weakref.ref(state.tables)
@@ -117,8 +121,7 @@ class NumbaBackend:
         if X.shape[0] < min(self._plan.n_buckets, self._block_rows(X)):
             values = _values(y, weights, 1.0)
             codes = self._block_codes(X, n_threads)
-            # Others may be mapped from a file, as joblib does.
-            if self._frozen() is state.tables or not state.tables.flags.writeable:
+            if self.is_shared(state):
                 state = State(state.tables.copy(), state.totals.copy())
             self.n_changes |= 1
             try:

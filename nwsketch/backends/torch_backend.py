@@ -93,6 +93,10 @@ class TorchBackend:
         """Return a state of arrays as this backend's own."""
         return State(*(torch.tensor(part, device=self.device) for part in state))
 
+    def is_shared(self, state: State) -> bool:
+        """Return whether the tensors of a state must not be changed: here they never are."""
+        return True
+
     def frozen(self, state: State) -> State:
         """Return a state; rows are never added to it in place."""
         return state

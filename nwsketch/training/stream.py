@@ -255,7 +255,7 @@ class StreamSelector:
         """Add losses, and let later ones weigh more, which costs less than to decay all tables."""
         state, array = sketch._state, np.ascontiguousarray(codes.array)
         done = False
-        if state.tables.flags.writeable:
+        if not sketch._backend.is_shared(state):
             with changing(sketch):
                 done, _ = learn(array, losses, self._weight, LARGEST_SUM, state.tables, state.totals)
         if not done:
