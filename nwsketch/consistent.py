@@ -13,8 +13,7 @@ wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from nwsketch.backends import Backend, State
@@ -71,21 +70,27 @@ def ask(sketch: Any, question: Callable[[Learnt], Answer]) -> Answer:
         return question(_learnt(sketch))
 
 
-@contextmanager
-def changing(sketch: Any) -> Iterator[None]:
+class changing:
     """Let no answer be made from what a with block changes, half of it old and half new.
 
     Parameters
     ----------
     sketch : NadarayaWatsonSketch
     """
-    with sketch._lock:
-        backend = sketch._backend
-        backend.n_changes |= 1
-        try:
-            yield
-        finally:
-            backend.n_changes += 1
+
+    def __init__(self, sketch: Any) -> None:
+        self._sketch = sketch
+
+    def __enter__(self) -> None:
+        """Take the lock, and make the number odd."""
+        self._sketch._lock.acquire()
+        self._backend = self._sketch._backend
+        self._backend.n_changes |= 1
+
+    def __exit__(self, *error: object) -> None:
+        """Make the number even, and give the lock back."""
+        self._backend.n_changes += 1
+        self._sketch._lock.release()
 
 
 def _learnt(sketch: Any) -> Learnt:

@@ -142,7 +142,7 @@ def as_rows(features: Any, n_features: int | None = None, check_finite: bool = T
             f"features has shape {rows.shape}: give one row per example, (n_samples, n_features); flatten "
             "images with reshape(len(features), -1)."
         )
-    is_float = not issparse(rows) and rows.dtype in (np.float32, np.float64)
+    is_float = isinstance(rows, np.ndarray) and rows.dtype.char in "fd"  # float32 or float64
     if is_float and not check_finite and rows.shape[1] == n_features:
         return rows
     return check_rows(rows, rows.shape[1] if n_features is None else n_features)

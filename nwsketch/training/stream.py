@@ -200,7 +200,7 @@ class StreamSelector:
             codes = hasher.hash(features_or_codes, labels)
         check_losses(losses, len(codes))
         values = np.asarray(to_host(losses))
-        values = values if values.dtype in (np.float32, np.float64) else as_losses(values)
+        values = values if values.dtype.char in "fd" else as_losses(values)
         if codes is not self._handed_out:
             check_codes(codes.array, hasher.sketch.n_repetitions, hasher.sketch.n_buckets)
         self._hasher = hasher
