@@ -4,7 +4,7 @@ import itertools
 
 from trials.evaluation import RISING
 
-#: Seed of the runs that choose the learning rates; those reported have the seeds from 0 on.
+#: Seed of the runs that choose the learning rates; those reported have the seeds from ``first_seed`` on.
 TUNING_SEED = 1_000
 
 
@@ -59,8 +59,8 @@ def best_rate(records, settings, arm):
 def timed_keys(settings, arms, rates):
     """Return the timed runs, in order: all arms of a seed before the next, each seed from another arm on."""
     keys = []
-    for seed in range(settings.seeds):
-        first = seed % len(arms)
+    for i in range(settings.seeds):
+        first, seed = i % len(arms), settings.first_seed + i
         keys += [("timed", arm, seed, rates[arm]) for arm in (*arms[first:], *arms[:first])]
     return keys
 

@@ -1,0 +1,62 @@
+"""How good scores are: estimators watch a uniform run and are asked, at the end of every epoch, for all losses.
+
+What the scores would bring is the variance ratio of a draw by them, with the gradient's norm at the last layer
+in place of the loss: below 1 is better than uniform, and that of the true norms is the best there is.
+"""
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from nwsketch.training import policies
+from nwsketch.training.evidence import Evidence
+from nwsketch.training.hashing import RowHasher
+from trials.arms import UniformAtBudget
+
+#: Estimators by name: whether classes salt the codes, and the weight of a row's own last loss.
+ESTIMATORS = {
+    "sketch, without labels": (False, None),
+    "sketch": (True, None),
+    "sketch and last losses": (True, 0.5),
+}
+
+
+class Watched(UniformAtBudget):
+    """Uniform at budget, with estimators that learn every loss. Not to be timed."""
+
+    def __init__(self, context):
+        super().__init__(context)
+        features, labels = context.features(context.inputs), context.labels.numpy()
+        self.known = {}
+        for name, (salted, memory) in ESTIMATORS.items():
+            hasher = RowHasher(features, context.n_classes if salted else 0, None, context.seed)
+            codes = hasher.hash(features, labels if salted else None)
+            self.known[name] = Evidence(hasher.sketch, codes, memory, 0.1)
+        self.last = np.full(context.n_rows, np.nan)
+
+    def observe(self, rows, losses):
+        losses = losses.numpy()
+        for evidence in self.known.values():
+            evidence.learn(rows, losses.astype(np.float64))
+        self.last[rows] = losses
+
+    def metrics(self):
+        """Compare all scores with the true losses and gradient norms of this moment."""
+        rows = np.arange(self.context.n_rows)
+        losses = self.context.losses_of(rows).numpy().astype(np.float64)
+        norms = self.context.losses_of(rows, as_norms=True).numpy().astype(np.float64)
+        scores = {name: evidence.scores() for name, evidence in self.known.items()}
+        scores |= {"last losses": self.last, "true losses": losses, "true gradient norms": norms}
+        return {name: self.compare(each, losses, norms) for name, each in scores.items()}
+
+    def compare(self, scores, losses, norms):
+        """Return what scores are worth: rank correlations, variance ratio, effective share of the weights."""
+        usable = policies.usable(scores)
+        weights = 1 / (len(usable) * self.context.probabilities(usable))
+        drawn = 1 / weights  # in proportion to how often a row is drawn
+        return {
+            "rank correlation with the true loss": float(spearmanr(usable, losses).statistic),
+            "with the gradient norm": float(spearmanr(usable, norms).statistic),
+            "variance ratio": policies.variance_ratio(norms, weights),
+            "effective share": float((drawn * weights).sum() ** 2 / (drawn * weights**2).sum() / drawn.sum()),
+            "share never seen": float(np.isnan(scores).mean()),
+        }
