@@ -7,6 +7,7 @@ are not looked at. Shown is the rate that is best over the seeds.
 
     python tests/benchmarks/ablation.py --data-dir DIR --sets adult --results FILE   # resumes
     python tests/benchmarks/ablation.py --table FILE                    # Markdown tables
+    python tests/benchmarks/ablation.py --data-dir DIR --sets adult --scores   # what scores are worth
     python tests/benchmarks/ablation.py --smoke                         # made-up data: does it run?
 """
 
@@ -146,6 +147,28 @@ def print_table(name, records, settings):
     print()
 
 
+def print_scores(folder, name, settings):
+    """Print how well scores go with the true losses and gradient norms, after some epochs of a uniform run.
+
+    A stream is gone through as if its first 60,000 rows came back, four times.
+    """
+    if settings.n_candidates:
+        settings = replace(settings, n_candidates=None, n_train=60_000, epochs=4, share=0.5)
+    settings = replace(settings, variants={"watched": {"of": "watched"}})
+    rate = sorted(settings.rates)[1]
+    task = load(folder, name, settings, Stress())
+    told = run(task, settings, "watched", rate, FIRST_SEED, Stress(), tuning=True)["told"]
+    print(f"### {name}: what scores are worth, of {len(told)} epochs of uniform draws, rate {rate:g}\n")
+    titles = [key for key, value in told[-1].items() if isinstance(value, dict)]
+    print_head(["scores", "after epoch", *told[-1][titles[0]]])
+    for title in titles:
+        for epoch in sorted({0, len(told) // 2 - 1, len(told) - 1}):
+            if title in told[epoch]:
+                cells = [f"{value:.2f}" for value in told[epoch][title].values()]
+                print_row([title, epoch + 1, *cells])
+    print()
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("NWSKETCH_DATA"))
@@ -157,6 +180,7 @@ def parse():
     parser.add_argument("--only", nargs="+", help="names of remedies; all of the set's, if left out")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scores", action="store_true", help="print what scores are worth, and nothing else")
     parser.add_argument("--smoke", action="store_true", help="made-up data, one seed")
     return parser, parser.parse_args()
 
@@ -178,6 +202,10 @@ def main():
     threadpool_limits(options.threads)
     folder = options.data_dir and Path(options.data_dir)
     for name in options.sets or [name for name in remedies if name not in smoke]:
+        if options.scores or options.smoke:
+            print_scores(folder, name, settings[name])
+        if options.scores:
+            continue
         tried, rates = remedies[name]
         if options.only:
             tried = {title: tried[title] for title in options.only}

@@ -6,7 +6,7 @@ The rows lie in 100 clusters of 10 classes. Known, and changed one by one from t
 - redundancy: so large a share of the rows lies in 10 clusters, the rest in the other 90, alike;
 - label noise: so large a share of the training labels is wrong, those of the test rows never;
 - passes: so often is each row seen; there are fewer rows in return, and the work is the same. A single pass
-  is a stream: of 256 candidates 128 are trained on.
+  is a stream: of 128 candidates 64 are trained on.
 
 The sketch trains on half of the rows in every epoch. Uniform draws are given budgets from a fifth to one and a
 half of the rows, each with a rate that falls to zero over that budget, and at each two learning rates, as the
@@ -38,7 +38,7 @@ from trials.settings import Settings
 from trials.stress import Stress
 from trials.training import run, warm_up
 
-N_CLASSES, PER_CLASS, N_FEATURES, N_TEST = 10, 10, 16, 10_000
+N_CLASSES, PER_CLASS, N_FEATURES, N_TEST, BATCH_SIZE = 10, 10, 16, 10_000, 64
 MIDDLE = {"imbalance": 1.0, "redundancy": 0.5, "label noise": 0.0, "passes": 4}
 LEVELS = {
     "imbalance": (1.0, 10.0, 100.0),
@@ -54,11 +54,11 @@ METRICS = ("log_loss", "balanced_accuracy")
 SKETCH = "sketch"
 
 
-def levels(n_rows):
-    """Return the cases: every level of every property, the others as in the middle."""
+def levels(n_rows, every=1):
+    """Return the cases: every level (or one in so many) of every property, the others as in the middle."""
     cases = {}
     for knob, values in LEVELS.items():
-        for value in values:
+        for value in values[::every]:
             cases[knob, value] = MIDDLE | {knob: value, "rows": n_rows}
     return cases
 
@@ -94,11 +94,11 @@ def prepare(case, seed):
     variants[SKETCH] = {"of": "sketch" if is_stream else "sketch and last losses"}
     settings = Settings(
         METRICS[0],
-        128,
+        BATCH_SIZE,
         list(RATES),
         SHARE,
         epochs=case["passes"],
-        n_candidates=256 if is_stream else None,
+        n_candidates=2 * BATCH_SIZE if is_stream else None,
         sketch={"warmup": 2048} if is_stream else {"warmup_epochs": 0.25},
         variants=variants,
     )
@@ -217,8 +217,8 @@ def main():
     parser.add_argument("--results", type=Path, help="file of JSON lines to go on with")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a results file")
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--rows", type=int, default=32_000, help="rows that full training sees, all passes together")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=48_000, help="rows that full training sees, all passes together")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="few rows, one seed")
     options = parser.parse_args()
     if options.table:
@@ -226,8 +226,10 @@ def main():
     else:
         torch.set_num_threads(1)
         threadpool_limits(1)
-        n_rows, n_seeds = (6_400, 1) if options.smoke else (options.rows, options.seeds)
-        records = measure(levels(n_rows), n_seeds, options.results)
+        cases, n_seeds = levels(options.rows), options.seeds
+        if options.smoke:
+            cases, n_seeds = levels(3_200, every=4), 1
+        records = measure(cases, n_seeds, options.results)
     print_table(records)
     if options.picture:
         draw(records, options.picture)

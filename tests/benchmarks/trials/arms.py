@@ -220,6 +220,8 @@ class Sketch(UniformAtBudget):
         super().__init__(context)
         own = {key: value for key, value in context.options.items() if key not in ARM_OPTIONS}
         options = context.settings.sampling | context.settings.sketch | self.changes | own
+        if options.get("switch") == "off":  # TOML has no None
+            options["switch"] = None
         self.wants_gradients = context.options.get("scores") == "gradients"
         self.sampler = SketchSampler(
             context.features(context.inputs),

@@ -39,7 +39,7 @@ class Settings:
     sampling : dict
         ``exponent``, ``uniform_share`` and ``clip`` of every arm that draws by scores.
     sketch : dict
-        What the sketch's sampler or selector is given beside these.
+        What the sketch's sampler or selector is given beside these; ``switch = "off"`` stands for None.
     variants : dict
         Further arms by name: ``of`` names the arm, the rest changes its options.
     """

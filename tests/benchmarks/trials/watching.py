@@ -18,6 +18,7 @@ ESTIMATORS = {
     "sketch": (True, None),
     "sketch and last losses": (True, 0.5),
 }
+STALE = "sketch and last losses, an epoch ago"
 
 
 class Watched(UniformAtBudget):
@@ -32,31 +33,36 @@ class Watched(UniformAtBudget):
             codes = hasher.hash(features, labels if salted else None)
             self.known[name] = Evidence(hasher.sketch, codes, memory, 0.1)
         self.last = np.full(context.n_rows, np.nan)
+        self.before = np.full(context.n_rows, np.nan)
+        self.seen = []
 
     def observe(self, rows, losses):
-        losses = losses.numpy()
+        self.seen.append((rows, losses.numpy()))
+
+    def metrics(self):
+        """Learn the losses of the epoch; compare all scores with the true losses and norms of this moment."""
+        rows, losses = (np.concatenate(part) for part in zip(*self.seen, strict=True))
+        self.seen = []
         for evidence in self.known.values():
             evidence.learn(rows, losses.astype(np.float64))
         self.last[rows] = losses
-
-    def metrics(self):
-        """Compare all scores with the true losses and gradient norms of this moment."""
-        rows = np.arange(self.context.n_rows)
-        losses = self.context.losses_of(rows).numpy().astype(np.float64)
-        norms = self.context.losses_of(rows, as_norms=True).numpy().astype(np.float64)
+        everything = np.arange(self.context.n_rows)
+        losses = self.context.losses_of(everything).numpy().astype(np.float64)
+        norms = self.context.losses_of(everything, as_norms=True).numpy().astype(np.float64)
         scores = {name: evidence.scores() for name, evidence in self.known.items()}
+        scores[STALE], self.before = self.before, scores["sketch and last losses"]
         scores |= {"last losses": self.last, "true losses": losses, "true gradient norms": norms}
-        return {name: self.compare(each, losses, norms) for name, each in scores.items()}
+        known = {name: each for name, each in scores.items() if not np.isnan(each).all()}
+        return {name: self.compare(each, losses, norms) for name, each in known.items()}
 
     def compare(self, scores, losses, norms):
-        """Return what scores are worth: rank correlations, variance ratio, effective share of the weights."""
+        """Return what scores are worth against the losses and gradient norms of this moment."""
         usable = policies.usable(scores)
         weights = 1 / (len(usable) * self.context.probabilities(usable))
-        drawn = 1 / weights  # in proportion to how often a row is drawn
         return {
-            "rank correlation with the true loss": float(spearmanr(usable, losses).statistic),
-            "with the gradient norm": float(spearmanr(usable, norms).statistic),
+            "rank correlation with losses": float(spearmanr(usable, losses).statistic),
+            "with gradient norms": float(spearmanr(usable, norms).statistic),
             "variance ratio": policies.variance_ratio(norms, weights),
-            "effective share": float((drawn * weights).sum() ** 2 / (drawn * weights**2).sum() / drawn.sum()),
-            "share never seen": float(np.isnan(scores).mean()),
+            "effective share": 1 / float(weights.mean()),
+            "never seen": float(np.isnan(scores).mean()),
         }
