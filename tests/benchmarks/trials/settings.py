@@ -17,7 +17,7 @@ class Settings:
     net : {"transformer", "bag"}
         Of texts; other data have one net each.
     width : int or None
-        Units of the hidden layers; None for the net's own number. Images have one net.
+        Units of the hidden layers, of images the channels of the first one; None for the net's own number.
     n_train : int or None
         Training rows, a subsample drawn once; None for all.
     batch_size, epochs : int
