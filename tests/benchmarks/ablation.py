@@ -109,9 +109,7 @@ def print_table(name, records, settings):
     print_head([*heads, "overhead", "effective share", "rank correlation", "variance ratio", "wrong labels"])
     for title in dict.fromkeys(record["remedy"] for record in records):
         mine = [record for record in records if record["remedy"] == title]
-        by_rate = {
-            rate: [r for r in mine if r["rate"] == rate] for rate in sorted({r["rate"] for r in mine})
-        }
+        by_rate = {rate: [r for r in mine if r["rate"] == rate] for rate in sorted({r["rate"] for r in mine})}
         best = None
         for rate, runs in by_rate.items():
             mean = np.mean([final(run, metric) for run in runs])

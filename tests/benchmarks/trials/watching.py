@@ -1,7 +1,7 @@
-"""How good scores are: estimators watch a uniform run and are asked, at the end of every epoch, for all losses.
+"""How good scores are: estimators watch a uniform run, and are asked for all losses after every epoch.
 
-What the scores would bring is the variance ratio of a draw by them, with the gradient's norm at the last layer
-in place of the loss: below 1 is better than uniform, and that of the true norms is the best there is.
+What scores would bring is the variance ratio of a draw by them, with the norm of the last layer's gradient in
+place of the loss: below 1 is better than uniform, and that of the true norms is the best there is.
 """
 
 import numpy as np
