@@ -307,6 +307,22 @@ def test_the_best_rate_is_of_the_tuning_seed_and_never_nan():
     assert records.TUNING_SEED not in range(settings.seeds)
 
 
+def test_records_are_kept_short():
+    told = [{"seconds": 1 / 3, "why": "warm-up", "variance_ratio": 2 / 3}]
+    record = {
+        "rate": 0.003,
+        "points": [{"samples": 1_234_567, "accuracy": 1 / 7}],
+        "told": told,
+        "none": None,
+    }
+    assert records.slim(record) == {
+        "rate": 0.003,
+        "points": [{"samples": 1_234_567, "accuracy": 0.142857}],
+        "told": [{"seconds": 0.333333, "variance_ratio": 0.666667}],
+        "none": None,
+    }
+
+
 def test_timed_runs_are_interleaved():
     rates = dict.fromkeys("abc", 0.1)
     keys = records.timed_keys(replace(SETTINGS, first_seed=100), list("abc"), rates)

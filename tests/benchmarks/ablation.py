@@ -24,7 +24,7 @@ from accuracy import read_results
 from threadpoolctl import threadpool_limits
 from time_to_accuracy import SETTINGS, with_progress
 from trials.data import load
-from trials.records import append, end_last_line, final, is_better
+from trials.records import append, end_last_line, final, is_better, slim
 from trials.reports import print_head, print_row
 from trials.settings import read_settings
 from trials.stress import Stress
@@ -94,7 +94,7 @@ def measure(folder, name, settings, remedies, rates, n_seeds, file):
             warm_up(tasks[key], chosen, told["remedy"], stress)
             warm.add(told["remedy"])
         result = run(tasks[key], chosen, told["remedy"], rate, seed, stress, tuning=True)
-        record = told | {"seed": seed, "rate": rate} | summary(result)
+        record = told | {"seed": seed, "rate": rate} | slim(summary(result))
         records.append(record)
         if file:
             append(file, json.dumps(record))

@@ -7,6 +7,9 @@ from trials.evaluation import RISING
 #: Seed of the runs that choose the learning rates; those reported have the seeds from ``first_seed`` on.
 TUNING_SEED = 1_000
 
+#: What is kept of what an arm told after an epoch.
+TOLD = ("seconds", "mode", "largest_weight", "rank_correlation", "variance_ratio")
+
 
 def end_last_line(file):
     """End a line that an interrupt cut off, so that the next record has one of its own."""
@@ -18,6 +21,20 @@ def append(file, line):
     """Write one line, at once."""
     with open(file, "a") as lines:
         lines.write(line + "\n")
+
+
+def slim(value):
+    """Return a record with floats of six digits, and of what arms told the numbers that tables show."""
+    if isinstance(value, dict):
+        return {
+            key: [{name: slim(each.get(name)) for name in TOLD if name in each} for each in item]
+            if key == "told"
+            else slim(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [slim(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def key_of(record):
