@@ -436,3 +436,13 @@ def test_made_up_rows_are_as_the_case_says():
     task, _ = where_it_pays.prepare(middle | {"label noise": 0.2}, 40_000, 0)
     assert task.is_corrupt.mean() == pytest.approx(0.2, abs=0.02)
     assert len(where_it_pays.all_cases()) == sum(map(len, where_it_pays.LEVELS.values())) - 3
+
+
+@pytest.mark.parametrize(
+    ("case", "is_sampled"),
+    [({"label noise": 0.9}, False), ({"redundancy": 0.1, "label noise": 0.6}, False), ({"imbalance": 100}, True)],
+)
+def test_auto_samples_in_training_only_where_losses_can_be_told_apart(case, is_sampled):
+    task, settings = where_it_pays.prepare(where_it_pays.MIDDLE | case, 16_000, 0)
+    told = training.run(task, settings, where_it_pays.SKETCH, 0.005, 0, NO_STRESS, tuning=True)["told"]
+    assert [epoch["mode"] for epoch in told[1:]] == ["sampled" if is_sampled else "uniform"] * 3

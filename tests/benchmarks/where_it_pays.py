@@ -8,11 +8,10 @@ The rows lie in 100 clusters of 10 classes. Known, and changed one by one from t
 - passes: so often is each row seen; there are fewer rows in return, and the work is the same. A single pass
   is a stream: of 128 candidates 64 are trained on.
 
-The sketch trains on half of the rows in every epoch. Uniform draws are given budgets from a quarter to one
-and a half of the rows, each with a rate that falls to zero over that budget, and at each two learning rates,
-as the sketch is. The speed-up is the time that uniform takes for what the sketch reaches: times are
-proportional to rows, and what choosing costs is charged. In brackets: the same by rows alone. A ">" says that
-no budget reached it.
+The sketch trains on half of the rows in every epoch. Uniform draws are given budgets from 0.4 to 1.5 of the
+rows, each with a rate that falls to zero over that budget, and at each two learning rates, as the sketch is.
+The speed-up is the time that uniform takes for what the sketch reaches: times are proportional to rows, and
+what choosing costs is charged. In brackets: the same by rows alone. A ">" says that no budget reached it.
 
 "unweighted" leaves out the weights that keep gradients unbiased. "twice the batch" takes as many steps as the
 sketch, each on a batch of twice the rows, without choosing: by rows alone, and counted as if it had trained
@@ -49,13 +48,13 @@ N_CLASSES, PER_CLASS, N_FEATURES, N_TEST, BATCH_SIZE = 10, 10, 16, 10_000, 64
 SPREAD = 0.5
 MIDDLE = {"imbalance": 1.0, "redundancy": 0.5, "label noise": 0.0, "passes": 4}
 LEVELS = {
-    "imbalance": (1.0, 10.0, 100.0, 1000.0),
-    "redundancy": (0.1, 0.5, 0.9, 0.98),
-    "label noise": (0.0, 0.1, 0.2, 0.4),
-    "passes": (1, 2, 4, 8, 16),
+    "imbalance": (1.0, 30.0, 1000.0),
+    "redundancy": (0.1, 0.5, 0.98),
+    "label noise": (0.0, 0.2, 0.4),
+    "passes": (1, 2, 4, 16),
 }
 RATES = (0.005, 0.015)
-BUDGETS = (0.25, 0.4, 0.5, 0.7, 1.0, 1.5)
+BUDGETS = (0.4, 0.5, 0.7, 1.0, 1.5)
 SHARE = 0.5
 #: The metric that decides, and the one that is shown beside it.
 METRICS = ("log_loss", "balanced_accuracy")
@@ -272,7 +271,7 @@ def main():
         threadpool_limits(1)
         cases, n_rows, n_seeds = all_cases(), options.rows, options.seeds
         if options.smoke:
-            cases, n_rows, n_seeds = all_cases(every=4), 3_200, 1
+            cases, n_rows, n_seeds = all_cases(every=3), 3_200, 1
         records = measure(cases, n_rows, n_seeds, options.results)
     print_table(records)
     if options.picture:
