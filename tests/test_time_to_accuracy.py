@@ -440,7 +440,11 @@ def test_made_up_rows_are_as_the_case_says():
 
 @pytest.mark.parametrize(
     ("case", "is_sampled"),
-    [({"label noise": 0.9}, False), ({"redundancy": 0.1, "label noise": 0.6}, False), ({"imbalance": 100}, True)],
+    [
+        ({"label noise": 0.9}, False),
+        ({"label noise": 0.6, "redundancy": 0.1}, False),
+        ({"imbalance": 100.0}, True),
+    ],
 )
 def test_auto_samples_in_training_only_where_losses_can_be_told_apart(case, is_sampled):
     task, settings = where_it_pays.prepare(where_it_pays.MIDDLE | case, 16_000, 0)
