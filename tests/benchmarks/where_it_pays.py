@@ -16,7 +16,9 @@ what choosing costs is charged. In brackets: the same by rows alone. A ">" says 
 "unweighted" leaves out the weights that keep gradients unbiased. "twice the batch" takes as many steps as the
 sketch, each on a batch of twice the rows, without choosing: by rows alone, and counted as if it had trained
 on half of them, it tells what a weighted draw could bring. "variance ratio" is what ``switch="auto"`` goes
-by, of the epoch after the warm-up, and "epochs sampled" what it made of it; a stream has neither.
+by, of the epoch after the warm-up, and "epochs sampled" what it made of it; a stream has neither. "rule" is
+what the variance ratio r lets expect of the unbiased sketch, by rows: 1 + (1 - r) / 4. The quarter was found
+on this very table, by log loss.
 
     python tests/benchmarks/where_it_pays.py --results FILE --picture PICTURE   # resumes
     python tests/benchmarks/where_it_pays.py --table FILE --picture PICTURE
@@ -203,10 +205,17 @@ def first_ratio(runs):
     return float(np.mean([run["ratios"][1] for run in ours])), float(np.mean(sampled))
 
 
+def expected(ratio):
+    """Return the speed-up by rows that a variance ratio lets expect."""
+    return 1 + (1 - ratio) / 4
+
+
 def print_table(records):
     bounds = [f"{LARGER}: by {metric.replace('_', ' ')}" for metric in METRICS]
     heads = [f"{arm}: by {metric.replace('_', ' ')}" for arm in OURS for metric in METRICS]
-    print_head(["property", "level", "n", "variance ratio", "epochs sampled", *heads, "overhead", *bounds])
+    print_head(
+        ["property", "level", "n", "variance ratio", "epochs sampled", "rule", *heads, "overhead", *bounds]
+    )
     for knob, levels in LEVELS.items():
         for level in levels:
             mine = runs_of(records, knob, level)
@@ -215,7 +224,8 @@ def print_table(records):
             ours = [run for run in mine if run["arm"] == SKETCH]
             ratio, sampled = first_ratio(mine)
             cells = [knob, f"{level:g}", len(ours) // len(RATES)]
-            cells += ["", ""] if np.isnan(sampled) else [f"{ratio:.2f}", f"{sampled:.0%}"]
+            is_known = not np.isnan(sampled)
+            cells += [f"{ratio:.2f}", f"{sampled:.0%}", f"{expected(ratio):.2f}"] if is_known else [""] * 3
             for arm, metric in itertools.product(OURS, METRICS):
                 by_time, by_rows, did = speed_up(mine, arm, metric)
                 cells.append(f"{'' if did else '> '}{by_time:.2f} ({by_rows:.2f})")

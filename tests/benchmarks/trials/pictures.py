@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from trials.evaluation import RISING
 from trials.records import group
 from trials.reports import Comparison
 from trials.statistics import curve
@@ -41,7 +42,7 @@ def draw(records, settings, file, metric=None, clock="seconds"):
 
 def draw_panel(panel, comparison):
     """Draw the arms of one comparison; a line ends with the first of its runs."""
-    lowest = []
+    late = []
     for i, arm in enumerate(comparison.arms):
         runs = comparison.runs[arm].values()
         curves = [curve(run, comparison.metric, comparison.clock) for run in runs]
@@ -52,10 +53,11 @@ def draw_panel(panel, comparison):
         style = "-" if i < N_COLOURS else "--"
         (line,) = panel.plot(moments, mean, style, label=f"{arm} (n = {len(values)})")
         panel.fill_between(moments, mean - spread, mean + spread, alpha=0.06, color=line.get_color())
-        lowest.append(mean[N_MOMENTS // 10 :])
-    shown = np.concatenate(lowest)
-    margin = 0.1 * np.ptp(shown)
-    panel.set_ylim(shown.min() - margin, shown.max() + margin)
+        late.append(mean[N_MOMENTS // 4 :])
+    # The start of a run, and an arm that is late, would leave no room for differences at the end.
+    ends = np.quantile(np.concatenate(late), (0.15, 1.0) if comparison.metric in RISING else (0.0, 0.85))
+    margin = 0.15 * np.ptp(ends)
+    panel.set_ylim(ends[0] - margin, ends[1] + margin)
     panel.axhline(comparison.target, color="grey", linestyle=":", label="target")
     panel.set_xlabel(comparison.clock.replace("_", " "))
     panel.set_ylabel(comparison.metric.replace("_", " "))
