@@ -227,6 +227,14 @@ def test_the_first_half_is_rehearsed_and_then_learnt_with_the_second():
     np.testing.assert_array_equal(sampler.evidence.scores(), plain.evidence.scores())
 
 
+def test_a_first_epoch_without_losses_tells_nothing():
+    sampler = make_sampler(warmup_epochs=0.5)
+    for _ in make_loader(sampler):
+        pass
+    iter(sampler)
+    assert sampler.metrics()["why"] == "no losses were predicted before they were seen"
+
+
 def test_auto_switches_back_when_losses_become_unpredictable():
     noise = np.random.default_rng(0)
     sampler, modes = make_sampler(decay=0.01), []

@@ -18,7 +18,7 @@ from nwsketch.training import policies
 from nwsketch.training.arrays import as_index, check_factor, check_losses
 from nwsketch.training.dataset import REMEDY, WeightedDataset, WeightedIndex
 from nwsketch.training.distributed import Ranks, is_distributed
-from nwsketch.training.evidence import Evidence
+from nwsketch.training.evidence import Array, Evidence
 from nwsketch.training.hashing import RowHasher, as_rows, number_labels
 from nwsketch.training.journal import Journal
 from nwsketch.training.state import as_arrays, as_tensors
@@ -64,9 +64,8 @@ class SketchSampler(Sampler[WeightedIndex]):
     switch : {"auto"} or None, default="auto"
         None samples from the end of the warm-up on. ``"auto"`` draws uniformly in an epoch unless sampling
         would have paid in the one before: with the losses l seen there and the weights w that the policy gave
-        to them *before* they were seen, sum(w l^2) / sum(l^2) must lie below 0.9 (see
-        :func:`~nwsketch.training.policies.variance_ratio`). Of a warm-up of one epoch, the first half
-        predicts the second.
+        to them *before* they were seen, sum(w l^2) / sum(l^2) must lie below 0.9
+        (:func:`~nwsketch.training.policies.variance_ratio`). A first epoch's first half predicts the second.
     memory : float or None, default=0.5
         Weight of an example's own last loss, one pass later, against the prediction of the sketch; within
         (0, 1]. None leaves all to the sketch.
@@ -361,15 +360,14 @@ class SketchSampler(Sampler[WeightedIndex]):
     def _begin_epoch(self) -> None:
         """Learn what the last epoch told, and decide how to draw in this one."""
         with self._stopwatch.measure():
-            is_warming_up = self._n_begun < self._n_warmup
-            if self._n_begun == 1 and not is_warming_up:
+            if self.switch and self._n_begun == 1 and self._n_warmup <= 1:
                 self._predict_half()
             self._learn()
             gain = float(self._shared(np.array([self._journal.gain()]))[0])
             self._journal.start_epoch()
             self._cursor = self._n_drawn = 0
             self._rows, self._weights = self._rows[:0], self._weights[:0]
-            self._mode, self._why = decide(is_warming_up, self.switch, gain)
+            self._mode, self._why = decide(self._n_begun < self._n_warmup, self.switch, gain)
             self._n_begun += 1
 
     def _hand_out(self, position: int) -> Iterator[WeightedIndex]:
@@ -388,8 +386,7 @@ class SketchSampler(Sampler[WeightedIndex]):
             if self._n_drawn:
                 self._learn()
             size = min(self._part, self.num_samples - self._n_drawn)
-            self._scores = self.evidence.scores()
-            probabilities, expected = self._weigh(size)
+            probabilities, expected = self._weigh(self.evidence.scores(), size)
             if self._mode == "uniform":
                 rows, weights = self._uniform.take(size), np.ones(size)
             elif self.replacement:
@@ -403,9 +400,9 @@ class SketchSampler(Sampler[WeightedIndex]):
             self._weights = np.concatenate([self._weights, weights[mine]])
             self._n_drawn += size
 
-    def _weigh(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Find the weights of a draw by the scores; return its probabilities, and how often it draws each."""
-        probabilities = self._probabilities(self._scores)
+    def _weigh(self, scores: Array, size: int) -> tuple[Array, Array]:
+        """Note scores and the weights that follow; return probabilities, and how often each is drawn."""
+        self._scores, probabilities = scores, self._probabilities(scores)
         expected = size * probabilities
         if not self.replacement:
             expected = policies.inclusion_probabilities(probabilities, size)
@@ -427,11 +424,10 @@ class SketchSampler(Sampler[WeightedIndex]):
     def _predict_half(self) -> None:
         """Predict half of the first losses by the others, unless a refresh has done better."""
         self._settle()
-        if self._part < self.num_samples:
-            return
-        self._scores = self.evidence.rehearse(*self._journal.first_half())
-        self._weigh(self.num_samples)
-        self._journal.predict(self._scores, self._policy_weights)
+        first = self._journal.first_half()
+        if self._part == self.num_samples and len(first.rows):
+            self._weigh(self.evidence.rehearse(*first), self.num_samples)
+            self._journal.predict(self._scores, self._policy_weights)
 
     def _check_sizes(self) -> None:
         if self.num_samples > self._n_rows and not self.replacement:
