@@ -11,7 +11,9 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, lo
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra nwsketch[torch])")
 
 # What follows imports torch itself, so it comes after the look for it: hence E402.
+import ablation  # noqa: E402
 import time_to_accuracy  # noqa: E402
+import where_it_pays  # noqa: E402
 from trials import arms, clock, data, evaluation, records, training  # noqa: E402
 from trials.reports import Comparison, is_sooner, print_tables  # noqa: E402
 from trials.settings import Settings  # noqa: E402
@@ -145,11 +147,50 @@ def test_infobatch_weighs_up_what_it_keeps():
     assert len(arm.plan(7)[0]) == 4_000  # the last eighth
 
 
+def test_a_variant_may_have_a_budget_of_its_own(task):
+    for settings, end in ((SETTINGS, 4 * 550), (STREAM, 450)):
+        variants = {"more": {"of": "uniform at budget", "budget": 0.75 + 0.04 * (settings is SETTINGS)}}
+        result = training.run(task, replace(settings, variants=variants), "more", 1e-3, 0, NO_STRESS)
+        assert result["points"][-1]["samples"] == end
+
+
+def test_backward_passes_are_for_rows_of_high_loss(task):
+    settings = replace(SETTINGS, variants={"skip": {"of": "skip backward"}})
+    make, options = training.arms_of(settings)["skip"]
+    is_hard = np.arange(len(task.train.labels)) % 5 == 0
+    context = arms.Context(
+        settings, *task.train, 4, None, lambda rows: torch.from_numpy(is_hard[rows] + 0.01), 0, options
+    )
+    batches = list(make(context).batches(0))
+    assert [len(rows) for rows, _ in batches] == [50] * 7
+    rows, weights = (np.concatenate(part) for part in zip(*batches, strict=True))
+    assert is_hard[rows].mean() > 1.5 * is_hard.mean()
+    assert (weights * is_hard[rows]).mean() == pytest.approx(is_hard.mean(), abs=0.05)
+
+
+def test_codes_of_a_selection_are_learnt_batch_by_batch(task):
+    settings = replace(STREAM, batch_size=20)  # 50 of 200 candidates: batches of 20, 20 and 10
+    result = training.run(task, settings, "sketch", 1e-3, 0, NO_STRESS)
+    assert result["points"][-1]["samples"] == 150
+
+
+def test_scores_are_compared_with_true_losses(task):
+    settings = replace(SETTINGS, variants={"watched": {"of": "watched"}})
+    told = training.run(task, settings, "watched", 1e-2, 0, NO_STRESS, tuning=True)["told"]
+    assert told[-1]["true losses"]["rank correlation with losses"] == pytest.approx(1)
+    assert told[-1]["true gradient norms"]["with gradient norms"] == pytest.approx(1)
+    assert told[0]["last losses"]["never seen"] == pytest.approx(0.5, abs=0.02)
+    assert told[1]["last losses"]["never seen"] < 0.05
+    ratios = {name: found["variance ratio"] for name, found in told[-1].items() if isinstance(found, dict)}
+    assert min(ratios, key=ratios.get) == "true gradient norms"
+    assert ratios["sketch"] < 1
+
+
 @pytest.mark.parametrize("name", ["last losses", "true losses", "sketch alone", "sketch and last losses"])
 def test_a_variant_may_leave_out_the_weights(name, task):
     settings = replace(
         SETTINGS,
-        sketch={"switch": None, "warmup_epochs": 0.5},
+        sketch={"switch": "off", "warmup_epochs": 0.5},
         variants={"biased": {"of": name, "weight_power": 0.0}},
     )
     shares = [
@@ -266,11 +307,27 @@ def test_the_best_rate_is_of_the_tuning_seed_and_never_nan():
     assert records.TUNING_SEED not in range(settings.seeds)
 
 
+def test_records_are_kept_short():
+    told = [{"seconds": 1 / 3, "why": "warm-up", "variance_ratio": 2 / 3}]
+    record = {
+        "rate": 0.003,
+        "points": [{"samples": 1_234_567, "accuracy": 1 / 7}],
+        "told": told,
+        "none": None,
+    }
+    assert records.slim(record) == {
+        "rate": 0.003,
+        "points": [{"samples": 1_234_567, "accuracy": 0.142857}],
+        "told": [{"seconds": 0.333333, "variance_ratio": 0.666667}],
+        "none": None,
+    }
+
+
 def test_timed_runs_are_interleaved():
     rates = dict.fromkeys("abc", 0.1)
-    keys = records.timed_keys(SETTINGS, list("abc"), rates)
+    keys = records.timed_keys(replace(SETTINGS, first_seed=100), list("abc"), rates)
     assert [(arm, seed) for _, arm, seed, _ in keys] == [
-        (arm, seed) for seed, order in enumerate(("abc", "bca", "cab")) for arm in order
+        (arm, 100 + i) for i, order in enumerate(("abc", "bca", "cab")) for arm in order
     ]
 
 
@@ -305,3 +362,91 @@ def test_stress_spoils_the_training_part_alone(task):
     assert 0 < counts[0][2] < 0.5 * counts[1][2]
     share = training.run(noisy, settings, "uniform", 1e-3, 0, Stress(label_noise=0.4))["corrupt_share"]
     assert share == pytest.approx(is_wrong.mean(), abs=0.02)
+
+
+# -- beside it: remedies, and where it pays --------------------------------------------------------
+
+
+def test_remedies_change_one_thing():
+    settings, stress = ablation.prepare(
+        SETTINGS, "less", {"settings": {"share": 0.2}, "stress": {"label_noise": 0.1}, "exponent": 0.5}
+    )
+    assert settings == replace(
+        SETTINGS, share=0.2, variants={"less": {"of": "sketch and last losses", "exponent": 0.5}}
+    )
+    assert stress == Stress(label_noise=0.1)
+    assert ablation.prepare(STREAM, "same", {})[0].variants == {"same": {"of": "sketch"}}
+
+
+def test_every_remedy_is_of_a_known_set_and_arm():
+    settings = time_to_accuracy.read_settings(time_to_accuracy.SETTINGS)
+    for name, (remedies, _) in ablation.read_remedies(ablation.REMEDIES).items():
+        for title, options in remedies.items():
+            assert title in training.arms_of(ablation.prepare(settings[name], title, options)[0])
+
+
+def test_remedies_are_tried_once_each(tmp_path):
+    remedies = {"uniform": {"of": "uniform"}, "less": {"settings": {"share": 0.25}}}
+    file = tmp_path / "remedies.jsonl"
+    arguments = (None, "made_up", SETTINGS, remedies, [1e-3], 2, file)
+    first = ablation.measure(*arguments)
+    assert [(record["remedy"], record["seed"]) for record in first] == [
+        (title, ablation.FIRST_SEED + i) for i in range(2) for title in remedies
+    ]
+    assert ablation.measure(*arguments) == first
+    remedies["less"] = {"settings": {"share": 0.3}}
+    assert len(ablation.measure(*arguments)) == 6
+
+
+def test_a_speed_up_on_made_up_data_with_known_answers():
+    def end(log_loss, rows):
+        return {
+            "log_loss": log_loss,
+            "balanced_accuracy": 1 - log_loss,
+            "cpu_seconds": rows / 10,
+            "samples": rows,
+        }
+
+    losses = {0.25: 0.4, 0.5: 0.2, 1.0: 0.1}
+    runs = [
+        {"arm": f"uniform {budget}", "rate": rate, "end": end(loss + (rate > 0.01), 100 * budget)}
+        for budget, loss in losses.items()
+        for rate in where_it_pays.RATES
+    ]
+    with_ours = [*runs, {"arm": "sketch", "rate": 0.005, "end": end(0.15, 50) | {"cpu_seconds": 10}}]
+    for metric in where_it_pays.METRICS:
+        found = where_it_pays.speed_up(with_ours, "sketch", metric)
+        # Half-way between 50 and 100 rows, on a scale of logarithms; a row takes uniform a tenth of a second.
+        assert found == pytest.approx((np.sqrt(5000) / 100, np.sqrt(2), True))
+    with_ours[-1]["end"]["log_loss"] = 0.01
+    assert where_it_pays.speed_up(with_ours, "sketch", "log_loss") == pytest.approx((1, 2, False))
+
+
+def test_made_up_rows_are_as_the_case_says():
+    middle = where_it_pays.MIDDLE
+    for case, share in ((middle, 0.5), (middle | {"redundancy": 0.9}, 0.9)):
+        train, _ = where_it_pays.make_up(case, 40_000, 0)
+        assert len(train.labels) == 10_000
+        near = torch.cdist(train.inputs, train.inputs[:500]).T < 3.5  # rows of the same cluster, mostly
+        sizes = near.float().mean(dim=1)
+        assert (sizes > 0.03).float().mean() == pytest.approx(share, abs=0.08)
+    labels = where_it_pays.make_up(middle | {"imbalance": 100.0}, 40_000, 0)[0].labels
+    counts = np.bincount(labels)
+    assert counts[0] / counts[9] == pytest.approx(100, rel=0.4)
+    task, _ = where_it_pays.prepare(middle | {"label noise": 0.2}, 40_000, 0)
+    assert task.is_corrupt.mean() == pytest.approx(0.2, abs=0.02)
+    assert len(where_it_pays.all_cases()) == sum(map(len, where_it_pays.LEVELS.values())) - 3
+
+
+@pytest.mark.parametrize(
+    ("case", "is_sampled"),
+    [
+        ({"label noise": 0.9}, False),
+        ({"label noise": 0.6, "redundancy": 0.1}, False),
+        ({"imbalance": 100.0}, True),
+    ],
+)
+def test_auto_samples_in_training_only_where_losses_can_be_told_apart(case, is_sampled):
+    task, settings = where_it_pays.prepare(where_it_pays.MIDDLE | case, 16_000, 0)
+    told = training.run(task, settings, where_it_pays.SKETCH, 0.005, 0, NO_STRESS, tuning=True)["told"]
+    assert [epoch["mode"] for epoch in told[1:]] == ["sampled" if is_sampled else "uniform"] * 3

@@ -192,6 +192,49 @@ def test_auto_samples_only_where_it_would_have_paid():
         assert mode == "sampled" or "would not pay" in metrics["why"] or "no losses" in metrics["why"]
 
 
+def test_a_warm_up_of_one_epoch_tells_whether_sampling_pays():
+    _, _, losses = make_data()
+    noise = np.random.default_rng(0)
+    for reported, mode in (
+        (losses, "sampled"),
+        (np.ones(N_ROWS), "uniform"),
+        (lambda rows: noise.exponential(size=len(rows)), "uniform"),
+    ):
+        sampler = make_sampler(warmup_epochs=0.5, memory=None)
+        run_epoch(sampler, reported)
+        assert sampler.metrics()["why"] == "warm-up"
+        iter(sampler)
+        assert sampler.metrics()["mode"] == mode
+        assert "the variance ratio was" in sampler.metrics()["why"]
+
+
+def test_the_first_half_is_rehearsed_and_then_learnt_with_the_second():
+    _, _, losses = make_data()
+    sampler, plain = make_sampler(warmup_epochs=0.5), make_sampler(warmup_epochs=0.5)
+    rows, _ = run_epoch(sampler, losses)
+    run_epoch(plain, losses)
+    first, second = rows[:100], rows[100:]
+    predicted = plain.evidence.rehearse(first, losses[first])
+    assert plain.evidence.clock == 0
+    assert plain.evidence.sketch.n_samples_seen == 0
+    sampler._predict_half()
+    record = sampler._journal.record
+    assert np.isnan(record[1, :100]).all()
+    np.testing.assert_array_equal(record[1, 100:], predicted[second])
+    assert np.ptp(record[2, 100:]) > 0  # weights that follow from it
+    for each in (sampler, plain):
+        iter(each)
+    np.testing.assert_array_equal(sampler.evidence.scores(), plain.evidence.scores())
+
+
+def test_a_first_epoch_without_losses_tells_nothing():
+    sampler = make_sampler(warmup_epochs=0.5)
+    for _ in make_loader(sampler):
+        pass
+    iter(sampler)
+    assert sampler.metrics()["why"] == "no losses were predicted before they were seen"
+
+
 def test_auto_switches_back_when_losses_become_unpredictable():
     noise = np.random.default_rng(0)
     sampler, modes = make_sampler(decay=0.01), []

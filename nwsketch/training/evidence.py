@@ -106,6 +106,14 @@ class Evidence:
         self.seen_at[rows] = self.clock + np.arange(1, len(rows) + 1)
         self.clock += len(rows)
 
+    def rehearse(self, rows: NDArray[np.int64], losses: Array, codes: Codes | None = None) -> Array:
+        """Return the scores that :meth:`learn` would lead to, and learn nothing: (n,)."""
+        other = copy(self)
+        other.sketch, other.codes = copy(self.sketch), Codes(self.codes.array.copy())
+        other.last, other.seen_at = copy(self.last), self.seen_at.copy()
+        other.learn(rows, losses, codes)
+        return other.scores()
+
     def scores(self) -> Array:
         """Return the loss that is to be expected of every example: (n,); NaN before any was seen."""
         predicted = self.sketch.query(self.codes)[:, 0]

@@ -100,6 +100,24 @@ class Journal:
         news, self.news = self.news, News(np.empty(0, dtype=np.int64), np.empty(0), None)
         return news
 
+    def first_half(self) -> News:
+        """Return what came first of what is to be learnt; it stays to be learnt."""
+        rows, losses, codes = self.news
+        first = slice(0, len(rows) // 2)
+        return News(rows[first], losses[first], None if codes is None else codes[first])
+
+    def predict(self, scores: Array, policy_weights: Array) -> None:
+        """Enter in the record what the first half of what is to be learnt predicts of the second.
+
+        Parameters
+        ----------
+        scores, policy_weights : ndarray of shape (n,)
+            As for :meth:`settle`.
+        """
+        second = self.news.rows[len(self.news.rows) // 2 :]
+        latest = slice(self.record.shape[1] - len(second), None)
+        self.record[1, latest], self.record[2, latest] = scores[second], policy_weights[second]
+
     def state(self) -> dict[str, Any]:
         """Return what is settled."""
         rows, losses, codes = self.news

@@ -18,15 +18,14 @@ from nwsketch.training import policies
 from nwsketch.training.arrays import as_index, check_factor, check_losses
 from nwsketch.training.dataset import REMEDY, WeightedDataset, WeightedIndex
 from nwsketch.training.distributed import Ranks, is_distributed
-from nwsketch.training.evidence import Evidence
+from nwsketch.training.evidence import Array, Evidence
 from nwsketch.training.hashing import RowHasher, as_rows, number_labels
 from nwsketch.training.journal import Journal
 from nwsketch.training.state import as_arrays, as_tensors
 from nwsketch.training.stopwatch import Stopwatch
+from nwsketch.training.switch import decide
 from nwsketch.training.uniform import UniformPasses
 
-#: Sampling must bring the estimated variance of a step below this share of that of uniform sampling.
-PAYS_BELOW = 0.9
 #: Version of what ``state_dict`` returns.
 STATE_VERSION = 1
 #: What a state keeps of the present epoch: attributes of the sampler, with an underscore in front.
@@ -65,8 +64,8 @@ class SketchSampler(Sampler[WeightedIndex]):
     switch : {"auto"} or None, default="auto"
         None samples from the end of the warm-up on. ``"auto"`` draws uniformly in an epoch unless sampling
         would have paid in the one before: with the losses l seen there and the weights w that the policy gave
-        to them *before* they were seen, sum(w l^2) / sum(l^2) must lie below 0.9 (see
-        :func:`~nwsketch.training.policies.variance_ratio`).
+        to them *before* they were seen, sum(w l^2) / sum(l^2) must lie below 0.9
+        (:func:`~nwsketch.training.policies.variance_ratio`). A first epoch's first half predicts the second.
     memory : float or None, default=0.5
         Weight of an example's own last loss, one pass later, against the prediction of the sketch; within
         (0, 1]. None leaves all to the sketch.
@@ -361,24 +360,15 @@ class SketchSampler(Sampler[WeightedIndex]):
     def _begin_epoch(self) -> None:
         """Learn what the last epoch told, and decide how to draw in this one."""
         with self._stopwatch.measure():
+            if self.switch and self._n_begun == 1 and self._n_warmup <= 1:
+                self._predict_half()
             self._learn()
             gain = float(self._shared(np.array([self._journal.gain()]))[0])
             self._journal.start_epoch()
             self._cursor = self._n_drawn = 0
             self._rows, self._weights = self._rows[:0], self._weights[:0]
-            self._mode, self._why = self._decide(gain)
+            self._mode, self._why = decide(self._n_begun < self._n_warmup, self.switch, gain)
             self._n_begun += 1
-
-    def _decide(self, gain: float) -> tuple[str, str]:
-        if self._n_begun < self._n_warmup:
-            return "uniform", "warm-up"
-        if self.switch is None:
-            return "sampled", "the warm-up is over"
-        if np.isnan(gain):
-            return "uniform", "no losses were predicted before they were seen"
-        if gain < PAYS_BELOW:
-            return "sampled", f"the variance ratio was {gain:.3f}, below {PAYS_BELOW}"
-        return "uniform", f"sampling would not pay: the variance ratio was {gain:.3f}, not below {PAYS_BELOW}"
 
     def _hand_out(self, position: int) -> Iterator[WeightedIndex]:
         """Yield this process's examples from a position in its epoch on, drawing them as they are needed."""
@@ -396,13 +386,7 @@ class SketchSampler(Sampler[WeightedIndex]):
             if self._n_drawn:
                 self._learn()
             size = min(self._part, self.num_samples - self._n_drawn)
-            self._scores = self.evidence.scores()
-            probabilities = self._probabilities(self._scores)
-            expected = size * probabilities  # number of times that an example is drawn
-            if not self.replacement:
-                expected = policies.inclusion_probabilities(probabilities, size)
-            with np.errstate(divide="ignore"):
-                self._policy_weights = size / (self._n_rows * expected)
+            probabilities, expected = self._weigh(self.evidence.scores(), size)
             if self._mode == "uniform":
                 rows, weights = self._uniform.take(size), np.ones(size)
             elif self.replacement:
@@ -416,6 +400,16 @@ class SketchSampler(Sampler[WeightedIndex]):
             self._weights = np.concatenate([self._weights, weights[mine]])
             self._n_drawn += size
 
+    def _weigh(self, scores: Array, size: int) -> tuple[Array, Array]:
+        """Note scores and the weights that follow; return probabilities, and how often each is drawn."""
+        self._scores, probabilities = scores, self._probabilities(scores)
+        expected = size * probabilities
+        if not self.replacement:
+            expected = policies.inclusion_probabilities(probabilities, size)
+        with np.errstate(divide="ignore"):
+            self._policy_weights = size / (self._n_rows * expected)
+        return probabilities, expected
+
     def _shared(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return what process 0 drew."""
         return array if self._ranks is None else self._ranks.broadcast(array)
@@ -426,6 +420,14 @@ class SketchSampler(Sampler[WeightedIndex]):
     def _learn(self) -> None:
         self._settle()
         self.evidence.learn(*self._journal.take_news())
+
+    def _predict_half(self) -> None:
+        """Predict half of the first losses by the others, unless a refresh has done better."""
+        self._settle()
+        first = self._journal.first_half()
+        if self._part == self.num_samples and len(first.rows):
+            self._weigh(self.evidence.rehearse(*first), self.num_samples)
+            self._journal.predict(self._scores, self._policy_weights)
 
     def _check_sizes(self) -> None:
         if self.num_samples > self._n_rows and not self.replacement:

@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 from trials.data import load
 from trials.evaluation import METRICS
 from trials.pictures import draw
-from trials.records import append, best_rate, end_last_line, missing, timed_keys, tuning_keys
+from trials.records import append, best_rate, end_last_line, missing, slim, timed_keys, tuning_keys
 from trials.reports import print_tables
 from trials.settings import read_settings
 from trials.stress import Stress
@@ -80,7 +80,7 @@ def measure(folder, name, settings, arms, stress, threads, file):
                 warm_up(task, settings, arm, stress)
                 warm.add(arm)
             result = run(task, settings, arm, rate, seed, stress, tuning=phase == "tune")
-            record = common | {"phase": phase, "arm": arm, "seed": seed, "rate": rate} | result
+            record = common | {"phase": phase, "arm": arm, "seed": seed, "rate": rate} | slim(result)
             records.append(record)
             if file:
                 append(file, json.dumps(record))

@@ -30,7 +30,8 @@ class Context:
     features : callable
         Takes inputs, returns the rows that a sketch hashes.
     losses_of : callable
-        Takes rows, returns their present losses: a forward pass, charged to whoever asks.
+        Takes rows, returns their present losses (``as_norms``: the norms of their gradients at the last
+        layer): a forward pass, charged to whoever asks.
     seed : int
     options : dict
         Of this arm, over those of the settings.
@@ -109,10 +110,13 @@ class Arm:
 
 
 class UniformAtBudget(Arm):
-    """Uniform, at the same number of rows as the selective arms, its rate decayed over them."""
+    """Uniform, at the same number of rows as the selective arms, its rate decayed over them.
+
+    Or at a ``budget`` of its own, a share of the rows, if the variant says so.
+    """
 
     def __init__(self, context):
-        super().__init__(context, context.settings.share)
+        super().__init__(context, context.options.get("budget", context.settings.share))
 
 
 class DynamicRandom(UniformAtBudget):
@@ -153,6 +157,24 @@ class TrueLosses(LastLosses):
 
     def observe(self, rows, losses):
         """Forget them: they are asked for anew."""
+
+
+class SkipBackward(UniformAtBudget):
+    """Forward passes over uniform rows, and backward passes for those drawn by the losses just seen.
+
+    As many rows go backward as the other selective arms train on. (A. H. Jiang et al., "Accelerating Deep
+    Learning by Focusing on the Biggest Losers", arXiv:1910.00762; here with the weights that keep the
+    gradient unbiased.)
+    """
+
+    def batches(self, epoch):
+        size = self.context.settings.batch_size
+        n_candidates = int(size / self.context.settings.share)
+        for _ in range(self.n_planned // size):
+            candidates = self.uniform.take(n_candidates)
+            chances = self.context.probabilities(self.context.losses_of(candidates).numpy())
+            rows, weights = policies.without_replacement(chances, size, self.rng)
+            yield candidates[rows], self.context.tempered(weights)
 
 
 class InfoBatch(Arm):
@@ -198,6 +220,8 @@ class Sketch(UniformAtBudget):
         super().__init__(context)
         own = {key: value for key, value in context.options.items() if key not in ARM_OPTIONS}
         options = context.settings.sampling | context.settings.sketch | self.changes | own
+        if options.get("switch") == "off":  # TOML has no None
+            options["switch"] = None
         self.wants_gradients = context.options.get("scores") == "gradients"
         self.sampler = SketchSampler(
             context.features(context.inputs),
@@ -228,7 +252,7 @@ class SketchAlone(Sketch):
 
 
 #: Options of a variant that its arm reads itself.
-ARM_OPTIONS = ("scores", "salted", "weighted", "weight_power")
+ARM_OPTIONS = ("scores", "salted", "weighted", "weight_power", "budget")
 
 MAP_ARMS = {
     "uniform": Arm,

@@ -207,5 +207,7 @@ def load(folder, name, settings, stress):
     train = train.rows(kept[: settings.n_train])
     if settings.net == "bag":
         make_net = partial(BagNet, N_WORDS, n_classes)
+    if settings.width is not None:
+        make_net = partial(make_net, width=settings.width)
     train, is_corrupt = stress.spoil(train, n_classes)
     return Task(train, tune, test, n_classes, make_net, features, is_corrupt)

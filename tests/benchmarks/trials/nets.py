@@ -6,12 +6,13 @@ from torch.nn import functional
 
 
 class ConvNet(nn.Module):
-    """Two convolutions and two linear layers, for images of 28x28 bytes."""
+    """Two convolutions and two linear layers, for images of 28x28 bytes; ``width`` channels at first."""
 
-    def __init__(self, n_classes):
+    def __init__(self, n_classes, width=32):
         super().__init__()
-        self.first, self.second = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
-        self.hidden, self.last = nn.Linear(64 * 7 * 7, 128), nn.Linear(128, n_classes)
+        self.first = nn.Conv2d(1, width, 3, padding=1)
+        self.second = nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.hidden, self.last = nn.Linear(2 * width * 7 * 7, 4 * width), nn.Linear(4 * width, n_classes)
 
     def forward(self, images):
         x = images.unsqueeze(1).float() / 255 - 0.286

@@ -4,8 +4,11 @@ import itertools
 
 from trials.evaluation import RISING
 
-#: Seed of the runs that choose the learning rates; those reported have the seeds from 0 on.
+#: Seed of the runs that choose the learning rates; those reported have the seeds from ``first_seed`` on.
 TUNING_SEED = 1_000
+
+#: What is kept of what an arm told after an epoch.
+TOLD = ("seconds", "mode", "largest_weight", "rank_correlation", "variance_ratio")
 
 
 def end_last_line(file):
@@ -18,6 +21,20 @@ def append(file, line):
     """Write one line, at once."""
     with open(file, "a") as lines:
         lines.write(line + "\n")
+
+
+def slim(value):
+    """Return a record with floats of six digits, and of what arms told the numbers that tables show."""
+    if isinstance(value, dict):
+        return {
+            key: [{name: slim(each.get(name)) for name in TOLD if name in each} for each in item]
+            if key == "told"
+            else slim(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [slim(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def key_of(record):
@@ -59,8 +76,8 @@ def best_rate(records, settings, arm):
 def timed_keys(settings, arms, rates):
     """Return the timed runs, in order: all arms of a seed before the next, each seed from another arm on."""
     keys = []
-    for seed in range(settings.seeds):
-        first = seed % len(arms)
+    for i in range(settings.seeds):
+        first, seed = i % len(arms), settings.first_seed + i
         keys += [("timed", arm, seed, rates[arm]) for arm in (*arms[first:], *arms[:first])]
     return keys
 

@@ -16,6 +16,8 @@ class Settings:
         Decides the target, and which learning rate is the best; all are recorded.
     net : {"transformer", "bag"}
         Of texts; other data have one net each.
+    width : int or None
+        Units of the hidden layers, of images the channels of the first one; None for the net's own number.
     n_train : int or None
         Training rows, a subsample drawn once; None for all.
     batch_size, epochs : int
@@ -29,13 +31,15 @@ class Settings:
     evaluations : int
         During the uniform arm's run; the others are evaluated after as many rows each.
     seeds : int
-        Of the timed runs.
+        Number of timed runs of every arm.
+    first_seed : int
+        Of the timed runs, so that none of them was looked at while the settings were chosen.
     n_candidates : int or None
         Rows of a stream that arrive together; None for data seen many times.
     sampling : dict
         ``exponent``, ``uniform_share`` and ``clip`` of every arm that draws by scores.
     sketch : dict
-        What the sketch's sampler or selector is given beside these.
+        What the sketch's sampler or selector is given beside these; ``switch = "off"`` stands for None.
     variants : dict
         Further arms by name: ``of`` names the arm, the rest changes its options.
     """
@@ -45,11 +49,13 @@ class Settings:
     rates: list
     share: float
     net: str = "transformer"
+    width: int | None = None
     n_train: int | None = None
     epochs: int = 1
     optimiser: str = "adam"
     evaluations: int = 20
     seeds: int = 5
+    first_seed: int = 0
     n_candidates: int | None = None
     sampling: dict = field(default_factory=dict)
     sketch: dict = field(default_factory=dict)

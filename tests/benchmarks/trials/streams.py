@@ -41,7 +41,17 @@ class Stream(Arm):
 
 
 class StreamAtBudget(Stream):
-    """As many candidates as the selective arms train on, at random: what dynamic random is to a stream."""
+    """As many candidates as the selective arms train on, at random: what dynamic random is to a stream.
+
+    Or another share of them, the ``budget`` of a variant.
+    """
+
+    def __init__(self, context):
+        super().__init__(context)
+        settings = context.settings
+        if "budget" in context.options:
+            self.n_selected = int(context.options["budget"] * settings.n_candidates)
+            self.n_planned = self.per_candidates() * (context.n_rows // settings.n_candidates)
 
     def per_candidates(self):
         return self.n_selected
@@ -75,7 +85,7 @@ class StreamSketch(StreamAtBudget):
         self.selector = StreamSelector(
             n_labels=context.n_classes if salted else 0, seed=context.seed, **options
         )
-        self.codes, self.weights = None, []
+        self.codes, self.n_observed, self.weights = None, 0, []
 
     def select(self, candidates):
         labels = None if self.labels is None else self.labels[candidates]
@@ -83,10 +93,12 @@ class StreamSketch(StreamAtBudget):
             self.context.features(self.context.inputs[candidates]), labels, n_select=self.n_selected
         )
         self.weights.append(weights)
+        self.n_observed = 0
         return candidates[rows], self.context.tempered(weights) if self.weighted else None
 
     def observe(self, rows, losses):
-        self.selector.update(self.codes, losses)
+        start, self.n_observed = self.n_observed, self.n_observed + len(rows)
+        self.selector.update(self.codes[start : self.n_observed], losses)
 
     def metrics(self):
         weights = np.concatenate(self.weights or [np.ones(1)])

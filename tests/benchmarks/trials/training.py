@@ -8,16 +8,21 @@ import torch
 from torch.nn import functional
 
 from nwsketch.training import gradient_norm_bound, policies
-from trials.arms import MAP_ARMS, Context
+from trials.arms import MAP_ARMS, Context, SkipBackward
 from trials.clock import Clock
 from trials.evaluation import evaluate, predict
 from trials.streams import STREAM_ARMS
+from trials.watching import Watched
+
+#: Arms that are run only where a variant asks for them.
+ONLY_AS_VARIANTS = {"skip backward": SkipBackward, "watched": Watched}
 
 
 def arms_of(settings):
     """Return all arms of a set by name, with their options: those of its kind, and its variants."""
     known = MAP_ARMS if settings.n_candidates is None else STREAM_ARMS
     arms = {name: (make, {}) for name, make in known.items()}
+    known = known | ONLY_AS_VARIANTS
     for name, options in settings.variants.items():
         options = dict(options)
         arms[name] = (known[options.pop("of")], options)
@@ -63,9 +68,12 @@ def run(task, settings, arm_name, rate, seed, stress, tuning=False):
     n_rows = len(labels)
     apart = n_rows if tuning else max(settings.epochs * n_rows // settings.evaluations, 1)
 
-    def losses_of(rows):
+    def losses_of(rows, as_norms=False):
         rows = torch.from_numpy(rows)
-        return functional.cross_entropy(predict(model, inputs[rows]), labels[rows], reduction="none")
+        logits = predict(model, inputs[rows])
+        if as_norms:
+            return gradient_norm_bound(logits, labels[rows])
+        return functional.cross_entropy(logits, labels[rows], reduction="none")
 
     make, options = arms_of(settings)[arm_name]
     points, told, weights_seen, n_seen, n_corrupt = [], [], [], 0, 0
