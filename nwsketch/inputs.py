@@ -22,6 +22,8 @@ FORGET = "To take rows away again call forget(X, y, sample_weight)."
 
 def check_integer(name: str, value: object, least: int) -> int:
     """Return ``value`` as an int of at least ``least``."""
+    if type(value) is int and value >= least:
+        return value
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}={value!r} is out of range: give an integer of at least {least}.")
     return int(value)

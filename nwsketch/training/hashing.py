@@ -102,14 +102,21 @@ class RowHasher:
         if numbers is not None and (numbers.dtype != np.int64 or numbers.shape != rows.shape[:1]):
             numbers = check_labels(numbers, rows.shape[0], self.sketch.n_labels)
         step = max(CHUNK_SIZE // self.sketch.n_features, 1)
-        hashed = []
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            theirs = None if numbers is None else numbers[part]
-            centred = self._less(rows[part], self._centre, theirs)
-            # What sketch.hash does, without the checks that are done already.
-            hashed.append(self.sketch._backend.codes(centred, self.sketch._threads(len(centred)), theirs))
-        return Codes(hashed[0] if len(hashed) == 1 else np.hstack(hashed))
+        if len(rows) <= step:
+            return Codes(self._codes(rows, self._centre, numbers))
+        parts = [slice(start, start + step) for start in range(0, len(rows), step)]
+        hashed = [
+            self._codes(rows[part], self._centre, None if numbers is None else numbers[part])
+            for part in parts
+        ]
+        return Codes(np.hstack(hashed))
+
+    def _codes(
+        self, rows: NDArray[Any], centre: NDArray[Any], labels: NDArray[np.int64] | None
+    ) -> NDArray[Any]:
+        """Do what ``sketch.hash`` does, without the checks that are done already."""
+        centred = self._less(rows, centre, labels)
+        return self.sketch._backend.codes(centred, self.sketch._threads(len(rows)), labels)
 
     def _less(
         self, rows: NDArray[Any], centre: NDArray[Any], labels: NDArray[np.int64] | None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from nwsketch.backends.aggregation import NOISE_ERRORS, RELATIVE_TOLERANCE
 from nwsketch.backends.numba_kernels.aggregation import divide
 from nwsketch.backends.numba_kernels.tables import commit, look_up
 
@@ -38,19 +39,21 @@ def centre_rows(
 def expect(
     codes: Any,  # in   (n_repetitions, n_rows) uint16 or uint32
     tables: Any,  # in   (n_repetitions, n_buckets, 2) float64: losses and weights
-    totals: Any,  # in   (2,) float64
+    totals: Any,  # in   (4,) float64
     n_buckets: float,  # that share the totals by chance; infinity if every code has its own
-    unit: float,
-    n_errors: float,
-    tolerance: float,
     scores: Any,  # out  (n_rows,) float64
 ) -> Any:
     """Do what ``sketch.query(codes)`` does by means and with ``empty="mean"``."""
     n_repetitions, n_rows = codes.shape
+    ever_added, totals = totals[2], totals[:2]
+    tolerance = RELATIVE_TOLERANCE * ever_added
+    unit = math.ldexp(1.0, min(-math.frexp(ever_added)[1], 1000))  # see State.unit
     sums, squares = np.zeros((n_rows, 1, 2)), np.zeros((n_rows, 1 if n_buckets < np.inf else 0))
     warmth = look_up(codes, tables, unit, sums, squares)
     ratios = scores.reshape(n_rows, 1, 1)
-    divide(sums, squares, totals.reshape(1, 2), n_repetitions, n_buckets, unit, n_errors, tolerance, ratios)
+    divide(
+        sums, squares, totals.reshape(1, 2), n_repetitions, n_buckets, unit, NOISE_ERRORS, tolerance, ratios
+    )
     mean = totals[0] / totals[1] if totals[1] > tolerance else np.nan
     for i in range(n_rows):
         if np.isnan(scores[i]):
@@ -115,13 +118,10 @@ def draw(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def choose(
-    codes: Any,  # in   see expect, up to tolerance
+    codes: Any,  # in   see expect, up to n_buckets
     tables: Any,
     totals: Any,
     n_buckets: float,
-    unit: float,
-    n_errors: float,
-    tolerance: float,
     exponent: float,  # in   see draw, up to start
     uniform_share: float,
     order: Any,
@@ -133,7 +133,7 @@ def choose(
 ) -> Any:
     """Look the scores up and draw by them; return what :func:`draw` does."""
     scores = np.empty(codes.shape[1])
-    warmth = expect(codes, tables, totals, n_buckets, unit, n_errors, tolerance, scores)
+    warmth = expect(codes, tables, totals, n_buckets, scores)
     drawn, drawn_weights = np.empty_like(rows), np.empty_like(weights)
     done = draw(scores, exponent, uniform_share, order, start, drawn, drawn_weights)
     for k in range(rows.size):

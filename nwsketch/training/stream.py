@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nwsketch.backends import Codes
-from nwsketch.backends.aggregation import NOISE_ERRORS, tolerated
 from nwsketch.consistent import changing
 from nwsketch.inputs import LARGEST_SUM, check_codes, check_integer
 from nwsketch.regressor import NadarayaWatsonSketchRegressor
@@ -223,11 +222,8 @@ class StreamSelector:
             done, _ = choose(
                 codes.array,
                 state.tables,
-                state.channel_totals,
+                state.totals,
                 float(rules.n_buckets or np.inf),
-                state.unit,
-                NOISE_ERRORS,
-                tolerated(state),
                 self._exponent,
                 self._uniform_share,
                 *self._random_order(len(codes), n_select),
