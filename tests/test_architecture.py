@@ -216,7 +216,12 @@ print(*Watch.tried)
 
 
 @pytest.mark.parametrize(
-    ("more", "expected"), [("", []), ("try: import torch\nexcept ImportError: pass", ["torch"])]
+    ("more", "expected"),
+    [
+        ("", []),
+        ("import nwsketch.plotting", []),
+        ("try: import torch\nexcept ImportError: pass", ["torch"]),
+    ],
 )
 def test_importing_nwsketch_does_not_even_try_an_optional_library(more, expected):
     code = WATCH.format(more=more)
@@ -266,6 +271,7 @@ def test_public_names_are_documented():
     homes = [
         "nwsketch",
         "nwsketch.hashing",
+        "nwsketch.plotting",
         "nwsketch.sketch",
         "nwsketch.storage",
         "nwsketch.training.policies",
