@@ -211,8 +211,8 @@ def test_the_line_is_the_standard_error_and_the_errors_follow_it():
         sizes = display.n_repetitions[:, np.newaxis]
         line = rms(model.sketch_.standard_error(queries)) * np.sqrt(512 / sizes)
         np.testing.assert_allclose(display.expected, line)
-        # A ratio is linear in its parts where these are near the truth; few groups tell their error by chance,
-        # as the errors of one group go together at all queries.
+        # A ratio is linear in its parts where these are near the truth; few groups tell their error by
+        # chance, as the errors of one group go together at all queries.
         several = (display.n_repetitions >= 8) & (display.n_repetitions <= 32)
         np.testing.assert_allclose(display.errors[several], line[several], rtol=0.25)
         for output in range(2):

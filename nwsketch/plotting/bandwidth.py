@@ -95,7 +95,8 @@ class BandwidthDisplay:
         if not hasattr(model, "bandwidth_path_"):
             raise ValueError(
                 "The estimator did not search for a bandwidth: fit with bandwidth='loo' or "
-                f"'loo_per_feature', and a kernel that has one (here bandwidth={model.bandwidth!r}, kernel={model.kernel!r})."
+                f"'loo_per_feature', and a kernel that has one (here bandwidth={model.bandwidth!r}, "
+                f"kernel={model.kernel!r})."
             )
         names = getattr(model, "feature_names_in_", None)
         display = cls(path=model.bandwidth_path_, chosen=model.bandwidth_, feature_names=names)
