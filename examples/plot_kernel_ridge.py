@@ -5,9 +5,9 @@ Beside KernelRidge, as rows grow
 
 :class:`~sklearn.kernel_ridge.KernelRidge` keeps all rows and solves for as many unknowns: its memory grows
 with the square of the rows, its time with the cube. :class:`nwsketch.NadarayaWatsonSketchRegressor` reads
-each row once; with ``bias_correction`` it is a ridge regression with the same kernel, a dozen times over the
-rows, in tables of fixed size. This fits all three on more and more rows of ``make_friedman1`` with noise of
-standard deviation 1 (R2 of 0.96 is all that can be had).
+each row once; with ``bias_correction`` it is a ridge regression with the same kernel, in eight rounds over
+the rows, in tables of fixed size. This fits all three on more and more rows of ``make_friedman1`` with noise
+of standard deviation 1; the last line tells what the true function would score.
 
 How it is measured: all have the Laplacian kernel with the bandwidth of ``bandwidth="scale"``, times two for
 the ridge regressions; ``alpha`` of KernelRidge is 0.1. "R2" is that of 2,000 further rows. "seconds" are
@@ -23,6 +23,7 @@ import tracemalloc
 from pathlib import Path
 
 import joblib
+import numpy as np
 from sklearn.base import clone
 from sklearn.datasets import make_friedman1
 from sklearn.kernel_ridge import KernelRidge
@@ -105,6 +106,7 @@ def main():
                 r2, seconds, *megabytes = numbers.values()
                 shown = (f"{r2:.3f}", f"{seconds:.3f}", *(f"{each:.1f}" for each in megabytes))
                 print(LINE.format(name, f"{n_rows:,}", *shown), flush=True)
+    print(f"R2 of the true function: {1 - 1 / np.var(y_test):.3f}")  # its noise has variance 1
     draw(curves, options.output)
 
 

@@ -65,7 +65,7 @@ def draw(maps, sites, output):
         )
         ax.set_title(name)
     for (places, _), colour in zip(sites, ("black", "white"), strict=True):
-        axes[-1].plot(*places[::40].T, ".", color=colour, markersize=2)
+        axes[-1].plot(*places[::200].T, ".", color=colour, markersize=2)
     figure.colorbar(shown, ax=axes)
     figure.savefig(output, dpi=120)
     print(f"picture: {output}")
@@ -76,8 +76,8 @@ def main():
     parser.add_argument("--output", type=Path, default="merge_two_sites.png")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())
     options = parser.parse_args()
-    north = observe(20_000, (0.35, 0.75), 0.16, 0.2, seed=1)
-    south = observe(30_000, (0.65, 0.3), 0.16, 0.4, seed=2)
+    north = observe(100_000, (0.35, 0.75), 0.16, 0.2, seed=1)
+    south = observe(150_000, (0.65, 0.3), 0.16, 0.4, seed=2)
     both = tuple(np.concatenate(part) for part in zip(north, south, strict=True))
     sketches = {
         name: make_sketch(options.threads).fit(*rows)

@@ -3,7 +3,7 @@
 A picture restored by kernel regression
 ========================================
 
-Of a photo that comes with scikit-learn nine of ten pixels are lost. Kernel regression from the position of a
+Of a photo that comes with scikit-learn four of five pixels are lost. Kernel regression from the position of a
 pixel to its three colours fills them in: one fit with three outputs. The plain sketch with the bandwidth
 found by ``bandwidth="loo"`` averages neighbours, and blurs; with ``bias_correction="auto"`` it is a ridge
 regression with the same kernel, and brings edges back. Beside them the exact Nadaraya-Watson average with the
@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_image
 
 from nwsketch import NadarayaWatsonRegressor, NadarayaWatsonSketchRegressor
 
-SHARE_KNOWN = 0.1
+SHARE_KNOWN = 0.2
 LINE = "{:<26} {:>6} {:>8} {:>10}"
 
 
@@ -78,7 +78,7 @@ def main():
     is_known = np.random.default_rng(0).random(image.shape[:2]) < SHARE_KNOWN
     damaged = np.where(is_known[..., np.newaxis], image, 1.0)
     sketch = NadarayaWatsonSketchRegressor(
-        bandwidth="loo", n_repetitions=512, n_buckets=4096, n_jobs=options.threads, random_state=0
+        bandwidth="loo", n_repetitions=256, n_buckets=4096, n_jobs=options.threads, random_state=0
     )
     corrected = clone(sketch).set_params(bias_correction="auto")
     exact = NadarayaWatsonRegressor(n_jobs=options.threads)

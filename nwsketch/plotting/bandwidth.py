@@ -159,9 +159,8 @@ class BandwidthDisplay:
         self.chosen_line_ = ax.axvline(
             float(_width(self.chosen)), linestyle="--", color="0.3", linewidth=0.8, label="chosen"
         )
-        ax.set(
-            xscale="log", xlabel="bandwidth (geometric mean over the features)", ylabel="R2 of rows left out"
-        )
+        ax.set_xscale("log", base=2)  # factors are powers of 2, and of its root
+        ax.set(xlabel="bandwidth (geometric mean over the features)", ylabel="R2 of rows left out")
         ax.legend()
 
     def _draw_descent(self, ax: Axes, descent: Array) -> None:
