@@ -99,7 +99,8 @@ class BandwidthDisplay:
                 f"kernel={model.kernel!r})."
             )
         names = getattr(model, "feature_names_in_", None)
-        display = cls(path=model.bandwidth_path_, chosen=model.bandwidth_, feature_names=names)
+        chosen = np.asarray(model.bandwidth_)
+        display = cls(path=model.bandwidth_path_, chosen=chosen, feature_names=names)
         return display.plot(ax=ax, **kwargs)
 
     @property

@@ -173,7 +173,7 @@ class CoverageDisplay:
         labels = name_outputs("all rows", n_outputs), name_outputs("the hard third", n_outputs)
         for output, (of_all, of_hard) in enumerate(zip(*labels, strict=True)):
             line = self.ax_.plot(self.levels, self.coverage[:, output], **({"label": of_all} | kwargs))[0]
-            style = {"linestyle": ":", "color": line.get_color(), "label": of_hard}
+            style: dict[str, Any] = {"linestyle": ":", "color": line.get_color(), "label": of_hard}
             self.line_.append(line)
             self.hard_line_ += self.ax_.plot(self.levels, self.hard_coverage[:, output], **style)
         self.diagonal_ = self.ax_.plot([0, 1], [0, 1], "--", color="0.3", linewidth=0.8, label="as promised")[

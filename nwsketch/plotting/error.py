@@ -4,7 +4,8 @@ Nothing is fitted anew: any R' of the R repetitions of a fitted sketch *are* a s
 R' = 1, 2, 4, ... the repetitions are cut into R // R' groups, each answers every query, and the root mean
 square of their errors is shown. Beside it stands what theory says: the standard error of all repetitions
 (:meth:`~nwsketch.NadarayaWatsonSketch.standard_error`) times sqrt(R / R'): a line of slope -1/2 that is not
-fitted to the points.
+fitted to the points. Few repetitions may lie off it: a ratio is linear in its parts near the truth alone, and
+where a group holds no rows near the query it answers as ``empty`` says.
 
 The error is that against the exact regression if that is given. It keeps the rows and takes long on many,
 so the answer of all R repetitions may stand in its place. A group is part of that answer: the mean of R'

@@ -221,22 +221,24 @@ class KernelDisplay:
 
 def _pairs(X: Any, distance: Distance, n_pairs: int, rng: np.random.Generator) -> tuple[Any, Any]:
     """Return pairs at all distances: one end each as (n_pairs, n_features) float64 rows."""
+    is_sparse = bool(sparse.issparse(X))
     first, second = rng.integers(0, X.shape[0], (2, n_pairs))
-    rows = (sparse.csr_array(X) if sparse.issparse(X) else np.asarray(to_host(X))).astype(np.float64)
+    rows: Any = (sparse.csr_array(X) if is_sparse else np.asarray(to_host(X))).astype(np.float64)
     start, places = rows[first], rng.random(n_pairs)
     if distance == "jaccard":
-        return start, _thinned(start, places, rng)
-    if sparse.issparse(start):
+        return start, _thinned(start, places, is_sparse, rng)
+    if is_sparse:
         near, far = sparse.diags_array(1.0 - places), sparse.diags_array(places)
-        return start, sparse.csr_array(near @ start + far @ rows[second])
+        between: Any = near @ start + far @ rows[second]
+        return start, between.tocsr()
     return start, start + places[:, np.newaxis] * (rows[second] - start)
 
 
-def _thinned(rows: Any, shares: Array, rng: np.random.Generator) -> Any:
+def _thinned(rows: Any, shares: Array, is_sparse: bool, rng: np.random.Generator) -> Any:
     """Return rows of which a random part of the non-zeros is left: each with a probability of its row's."""
-    if not sparse.issparse(rows):
+    if not is_sparse:
         return np.where(rng.random(rows.shape) < shares[:, np.newaxis], rows, 0.0)
-    thinned = sparse.csr_array(rows, copy=True)
+    thinned = rows.copy()
     thinned.data[rng.random(thinned.nnz) >= np.repeat(shares, np.diff(thinned.indptr))] = 0.0
     thinned.eliminate_zeros()
     return thinned

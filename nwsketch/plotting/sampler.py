@@ -225,5 +225,5 @@ class SamplerDisplay:
         for values, label in zip(self.epoch_shares, labels, strict=True):
             self.epoch_line_ += ax.plot(self.epochs, values, marker="o", label=label)
         ax.set(xlabel="epoch", ylabel="share", ylim=(0, 1.05))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
         ax.legend(fontsize="small")
