@@ -165,6 +165,17 @@ def test_a_pipeline_is_its_last_step_on_its_rows():
     np.testing.assert_array_equal(*errors)
 
 
+def test_the_torch_backend_shows_the_same():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra nwsketch[torch])")
+    models = [make(backend=name, device="cpu", n_buckets=32).fit(X, y) for name in ("numba", "torch")]
+    rows = X, torch.from_numpy(X)
+    for display, data in ((ErrorDisplay, "errors"), (KernelDisplay, "collisions")):
+        shown = [display.from_estimator(*given) for given in zip(models, rows, strict=True)]
+        np.testing.assert_allclose(*(getattr(each, data) for each in shown), rtol=1e-9)
+    loads = [OccupancyDisplay.from_estimator(model).loads for model in models]
+    np.testing.assert_allclose(*loads, rtol=1e-9)
+
+
 # -- error against repetitions ---------------------------------------------------------------------
 
 
@@ -245,6 +256,16 @@ def test_errors_of_all_repetitions_are_those_of_predict(parameters):
     gaps = model.predict(X) - exact.predict(X)
     assert display.n_repetitions[-1] == SMALL["n_repetitions"]
     assert display.errors[-1, 0] == pytest.approx(rms(gaps[~np.isnan(gaps)]), rel=1e-10)
+
+
+def test_a_privatized_sketch_shows_its_own_answers():
+    rows = np.random.default_rng(0).uniform(-1, 1, (2000, 2))
+    model = make(bandwidth=0.5, n_repetitions=4).fit(rows, np.sign(rows[:, 0]))
+    exact = NadarayaWatsonRegressor(bandwidth=0.5).fit(rows, np.sign(rows[:, 0]))
+    private = model.privatize(epsilon=1.0, target_bound=1.0)
+    display = ErrorDisplay.from_estimator(private, rows[:100], exact=exact)
+    gaps = private.predict(rows[:100]) - exact.predict(rows[:100])
+    assert display.errors[-1, 0] == pytest.approx(rms(gaps), rel=1e-10)
 
 
 def test_repetitions_drawn_together_stay_together():

@@ -129,8 +129,11 @@ class ErrorDisplay:
         total = model.sketch_.n_repetitions
         sizes = _sizes(total, model.sketch_.plan.parameters.repetitions_together, exact is not None)
         rows = validate_queries(model, rows_before_sketch(estimator, X))
+        with model.sketch_.paused():  # all of one state, if others learn meanwhile
+            spread = to_host(model.sketch_.standard_error(rows, check_input=False))
+            *by_size, (of_all,) = _answers(model, rows, [*sizes, total])
         if exact is None:
-            truth = model._with_trend(rows, _answers(model, rows, [total])[0][0])
+            truth = model._with_trend(rows, of_all)
         else:
             truth = np.asarray(to_host(exact.predict(X)), dtype=np.float64).reshape(rows.shape[0], -1)
         if truth.shape != (rows.shape[0], model._n_targets):
@@ -138,14 +141,11 @@ class ErrorDisplay:
                 f"exact predicts {truth.shape[1]} outputs, but estimator {model._n_targets}: fit both on the "
                 "same targets."
             )
-        squares = [
-            (model._with_trend(rows, answers) - truth) ** 2 for answers in _answers(model, rows, sizes)
-        ]
+        squares = [(model._with_trend(rows, answers) - truth) ** 2 for answers in by_size]
         errors = np.sqrt([_mean_of_known(square.reshape(-1, truth.shape[1])) for square in squares])
         if exact is None:
             errors /= np.sqrt(1.0 - np.array(sizes)[:, np.newaxis] / total)
-        spread = to_host(model.sketch_.standard_error(rows, check_input=False))[:, : truth.shape[1]]
-        known = np.where(np.isnan(truth), np.nan, spread)
+        known = np.where(np.isnan(truth), np.nan, spread[:, : truth.shape[1]])
         expected = np.sqrt(_mean_of_known(known**2) * total / np.array(sizes)[:, np.newaxis])
         display = cls(
             n_repetitions=np.array(sizes),
@@ -239,6 +239,8 @@ def _block_answers(model: NadarayaWatsonSketchRegressor, queries: Any, sizes: li
             tolerance=tolerated(state),
         )
         filled = fill_empty(by_group, totals, sketch.empty, tolerated(state))
+        if sketch.privacy is not None:
+            filled = sketch.privacy.within_bounds(filled, sketch.empty)
         answers.append(filled[..., : model._n_targets].swapaxes(0, 1))
     return answers
 

@@ -115,10 +115,10 @@ class OccupancyDisplay:
             If matplotlib is not installed.
         """
         require_matplotlib(cls)
-        total = sketch.total_weight
+        with sketch.paused():
+            total, descending = sketch.total_weight, np.sort(-sketch.tables[..., -1], axis=1)
         if not total > 0:
             raise ValueError("The sketch holds no rows, so no bucket is occupied: let it learn some first.")
-        descending = np.sort(-sketch.tables[..., -1], axis=1)
         np.negative(descending, out=descending)
         descending[descending <= RELATIVE_TOLERANCE * total] = 0.0  # what rounding left of forgotten rows
         n_buckets = sketch.n_buckets
