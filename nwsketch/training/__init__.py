@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nwsketch.training import policies
+from nwsketch.training.report import EpochReport
 from nwsketch.training.stream import Selection, StreamSelector
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nwsketch.training.sampler import SketchSampler
 
 __all__ = [
+    "EpochReport",
     "Ranks",
     "Selection",
     "SketchSampler",

@@ -21,6 +21,7 @@ from nwsketch.training.distributed import Ranks, is_distributed
 from nwsketch.training.evidence import Array, Evidence
 from nwsketch.training.hashing import RowHasher, as_rows, number_labels
 from nwsketch.training.journal import Journal
+from nwsketch.training.report import EpochReport
 from nwsketch.training.state import as_arrays, as_tensors
 from nwsketch.training.stopwatch import Stopwatch
 from nwsketch.training.switch import decide
@@ -293,6 +294,26 @@ class SketchSampler(Sampler[WeightedIndex]):
             "overhead_seconds": self._stopwatch.overhead,
             "overhead_share": self._stopwatch.overhead / max(self._stopwatch.training, 1e-9),
         }
+
+    def report(self) -> EpochReport:
+        """Tell what was drawn in the present epoch, and which losses came of it, example by example.
+
+        Returns
+        -------
+        EpochReport
+            Copies; :class:`nwsketch.plotting.SamplerDisplay` draws them.
+        """
+        self._settle()
+        losses, predicted, *_ = self._journal.record.copy()
+        labels, n_labels = self._labels, self._hasher.sketch.n_labels
+        return EpochReport(
+            self._rows.copy(),
+            self._weights.copy(),
+            None if labels is None else labels[self._rows].astype(np.int64),
+            None if labels is None else np.bincount(labels, minlength=n_labels),
+            predicted,
+            losses,
+        )
 
     # -- state --------------------------------------------------------------------------------
 
