@@ -1,0 +1,129 @@
+"""How the documentation is built: ``python -m sphinx -W --keep-going docs docs/_build``.
+
+Nothing is fetched from the network. The gallery runs every ``examples/plot_*.py``, with the arguments below.
+"""
+
+import importlib.util
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nwsketch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+BUILD = Path(__file__).parent / "_build"
+BUILD.mkdir(exist_ok=True)
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+# Pictures are of the data that comes with scikit-learn, whatever this machine holds.
+os.environ.pop("NWSKETCH_DATA", None)
+
+project = "nwsketch"
+author = "The nwsketch developers"
+copyright = author
+version = release = nwsketch.__version__
+
+extensions = [
+    # First, as its examples run when it is loaded: while autodoc imports, modules of extras may be mocks.
+    "sphinx_gallery.gen_gallery",
+    "myst_parser",
+    "sphinx_design",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "gallery/**/*.py", "gallery/**/*.ipynb", "gallery/**/*.json"]
+suppress_warnings = ["config.cache"]  # the functions below cannot be pickled
+
+# -- pages ------------------------------------------------------------------------------------------
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+# -- API reference ----------------------------------------------------------------------------------
+
+autosummary_generate = True
+autodoc_typehints = "none"  # numpydoc's sections tell the types
+autodoc_mock_imports = [] if HAS_TORCH else ["torch"]
+# scikit-learn makes these methods; their docstrings link to pages of its own.
+autodoc_default_options = {
+    "exclude-members": ", ".join(
+        f"set_{method}_request" for method in ("fit", "partial_fit", "predict", "score", "transform")
+    )
+}
+numpydoc_show_class_members = False  # the page of a class shows its methods in full
+nitpicky = True
+# What other projects document: looking that up would take the network.
+nitpick_ignore_regex = [(r"py:.*", r"(sklearn|numpy|scipy|torch|matplotlib|joblib)\b.*")]
+
+# -- gallery ----------------------------------------------------------------------------------------
+
+
+class Arguments:
+    """What an example is run with: one thread, one seed, and pictures beside the built pages."""
+
+    ARGUMENTS = {
+        "plot_compare_regressors.py": ["--output", str(BUILD / "compare_regressors.png")],
+        "plot_intervals.py": ["--seeds", "1", "--output", str(BUILD / "intervals.png")],
+    }
+
+    def __call__(self, gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:
+        """Return the arguments of one script."""
+        return self.ARGUMENTS.get(Path(script_vars["src_file"]).name, [])
+
+    def __repr__(self) -> str:
+        """Return a name without an address, by which sphinx-gallery tells that nothing has changed."""
+        return "Arguments"
+
+
+def left_out() -> str:
+    """Return a pattern of the files that are no part of the gallery: scripts without pictures, and
+    those that need an extra which is not installed."""
+    scripts = [path for path in sorted(EXAMPLES.glob("*.py")) if not path.name.startswith("plot_")]
+    if not HAS_TORCH:
+        needs_torch = re.compile(r"^\s*(import|from) torch\b", re.MULTILINE)
+        scripts += [path for path in EXAMPLES.glob("plot_*.py") if needs_torch.search(path.read_text())]
+    return "|".join(rf"\b{re.escape(path.name)}$" for path in scripts)
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": str(EXAMPLES),
+    "gallery_dirs": "gallery",
+    "backreferences_dir": "gallery/backreferences",
+    "doc_module": ("nwsketch",),
+    "ignore_pattern": left_out(),
+    "reset_argv": Arguments(),
+    "download_all_examples": False,
+    "show_signature": False,
+    "min_reported_time": 1,
+}
+# The gallery shows pictures itself: plt.show() has no window to open.
+warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)
+
+# -- HTML -------------------------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = "nwsketch"
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    "header_links_before_dropdown": 7,
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": ["theme-version"],
+}
+
+
+def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples, which their docstrings describe, and what they inherit."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def setup(app: Any) -> None:
+    """Connect the hooks above."""
+    app.connect("autodoc-skip-member", skip_member)
