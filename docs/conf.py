@@ -1,24 +1,22 @@
 """How the documentation is built: ``python -m sphinx -W --keep-going docs docs/_build``.
 
-Nothing is fetched from the network. The gallery runs every ``examples/plot_*.py``, with the arguments below.
+Nothing is fetched from the network. The gallery runs every ``examples/plot_*.py``, with the arguments
+of ``gallery_arguments.py``.
 """
 
 import importlib.util
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import nwsketch
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-BUILD = Path(__file__).parent / "_build"
-BUILD.mkdir(exist_ok=True)
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent / "examples"
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-
-# Pictures are of the data that comes with scikit-learn, whatever this machine holds.
-os.environ.pop("NWSKETCH_DATA", None)
 
 project = "nwsketch"
 author = "The nwsketch developers"
@@ -37,7 +35,7 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "gallery/**/*.py", "gallery/**/*.ipynb", "gallery/**/*.json"]
-suppress_warnings = ["config.cache"]  # the functions below cannot be pickled
+suppress_warnings = ["toc.empty_glob"]  # patterns stand for pages that may not have been written yet
 
 # -- pages ------------------------------------------------------------------------------------------
 
@@ -63,26 +61,8 @@ nitpick_ignore_regex = [(r"py:.*", r"(sklearn|numpy|scipy|torch|matplotlib|jobli
 # -- gallery ----------------------------------------------------------------------------------------
 
 
-class Arguments:
-    """What an example is run with: one thread, one seed, and pictures beside the built pages."""
-
-    ARGUMENTS = {
-        "plot_compare_regressors.py": ["--output", str(BUILD / "compare_regressors.png")],
-        "plot_intervals.py": ["--seeds", "1", "--output", str(BUILD / "intervals.png")],
-    }
-
-    def __call__(self, gallery_conf: dict[str, Any], script_vars: dict[str, Any]) -> list[str]:
-        """Return the arguments of one script."""
-        return self.ARGUMENTS.get(Path(script_vars["src_file"]).name, [])
-
-    def __repr__(self) -> str:
-        """Return a name without an address, by which sphinx-gallery tells that nothing has changed."""
-        return "Arguments"
-
-
 def left_out() -> str:
-    """Return a pattern of the files that are no part of the gallery: scripts without pictures, and
-    those that need an extra which is not installed."""
+    """Return a pattern of files that the gallery leaves out: those without pictures, or without PyTorch."""
     scripts = [path for path in sorted(EXAMPLES.glob("*.py")) if not path.name.startswith("plot_")]
     if not HAS_TORCH:
         needs_torch = re.compile(r"^\s*(import|from) torch\b", re.MULTILINE)
@@ -96,14 +76,11 @@ sphinx_gallery_conf = {
     "backreferences_dir": "gallery/backreferences",
     "doc_module": ("nwsketch",),
     "ignore_pattern": left_out(),
-    "reset_argv": Arguments(),
+    "reset_argv": "gallery_arguments.of_script",
     "download_all_examples": False,
     "show_signature": False,
     "min_reported_time": 1,
 }
-# The gallery shows pictures itself: plt.show() has no window to open.
-warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)
-
 # -- HTML -------------------------------------------------------------------------------------------
 
 html_theme = "pydata_sphinx_theme"
@@ -125,5 +102,14 @@ def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: A
 
 
 def setup(app: Any) -> None:
-    """Connect the hooks above."""
+    """Prepare what the gallery needs, and connect the hook above.
+
+    Here and not above, as pytest looks for doctests in this file, too, and must be left as it is.
+    """
+    sys.path.insert(0, str(HERE))  # for gallery_arguments
+    (HERE / "_build").mkdir(exist_ok=True)
+    # Pictures are of the data that comes with scikit-learn, whatever this machine holds.
+    os.environ.pop("NWSKETCH_DATA", None)
+    # The gallery shows pictures itself: plt.show() has no window to open.
+    warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)
     app.connect("autodoc-skip-member", skip_member)

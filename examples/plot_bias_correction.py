@@ -3,10 +3,10 @@
 Bias: what a smoother flattens
 ==============================
 
-A weighted average flattens peaks, and at the edge of the data it sees rows on one side only. ``bias_correction``
-turns the average into the ridge regression that :class:`sklearn.kernel_ridge.KernelRidge` would find with the
-sketch's kernel, in the same tables; ``trend="linear"`` lets the sketch learn what a straight line leaves over.
-:doc:`The theory pages </theory/correction>` say how.
+A weighted average flattens peaks, and at the edge of the data it sees rows on one side only.
+``bias_correction`` turns the average into the ridge regression that :class:`sklearn.kernel_ridge.KernelRidge`
+would find with the sketch's kernel, in the same tables; ``trend="linear"`` lets the sketch learn what a
+straight line leaves over. :doc:`The theory pages </theory/correction>` say how.
 """
 
 import matplotlib.pyplot as plt
@@ -34,9 +34,9 @@ inside = (grid[:, 0] >= 0) & (grid[:, 0] <= 6)
 # Round by round
 # --------------
 #
-# Every round halves the ridge, so the first rounds find what is smooth and later ones what is fine. The dashed line is
-# KernelRidge with the exact kernel and the ridge of the last round. ``"auto"`` chooses the number of rounds on rows
-# that are held out.
+# Every round halves the ridge, so the first rounds find what is smooth and later ones what is fine. The
+# dashed line is KernelRidge with the exact kernel and the ridge of the last round. ``"auto"`` chooses the
+# number of rounds on rows that are held out.
 
 figure, panels = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True, sharey=True)
 for axes, rounds in zip(panels.flat, (None, 1, 5, "auto"), strict=True):
@@ -50,11 +50,13 @@ for axes, rounds in zip(panels.flat, (None, 1, 5, "auto"), strict=True):
         ridge = FIRST_RIDGE * 0.5 ** (model.n_rounds_ - 1)
         solved = KernelRidge(kernel="laplacian", gamma=1 / BANDWIDTH, alpha=ridge).fit(X, y - y.mean())
         curve = solved.predict(grid) + y.mean()
-        axes.plot(grid[:, 0], curve, "--", color="black", linewidth=1, label=f"KernelRidge, alpha={ridge:.2g}")
+        axes.plot(
+            grid[:, 0], curve, "--", color="black", linewidth=1, label=f"KernelRidge, alpha={ridge:.2g}"
+        )
         apart = np.sqrt(np.mean((predictions - curve)[inside] ** 2))
-        print(f"bias_correction={rounds!r}: {model.n_rounds_} rounds, RMSE {error:.3f}; to KernelRidge {apart:.3f}")
+        print(f"{rounds!r}: {model.n_rounds_} rounds, RMSE {error:.3f}; to KernelRidge {apart:.3f}")
     else:
-        print(f"bias_correction=None: RMSE {error:.3f}")
+        print(f"None: RMSE {error:.3f}")
     axes.set_title(f"bias_correction={rounds!r}: RMSE {error:.2f}")
     axes.set_ylim(-2, 9)
     axes.legend(fontsize="small")
@@ -64,7 +66,8 @@ plt.show()
 # A trend for the slope
 # ---------------------
 #
-# Outside of the data a plain sketch answers with what is nearest, and then with the mean of all targets. A trend goes on.
+# Outside of the data a plain sketch answers with what is nearest, and then with the mean of all targets. A
+# trend goes on.
 
 figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
 axes.plot(X[:, 0], y, ".", color="0.8", markersize=2)

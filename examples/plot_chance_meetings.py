@@ -3,10 +3,10 @@
 Meetings by chance, taken off
 =============================
 
-There are more codes than buckets, so codes are hashed once more, and rows that have nothing to do with a query land
-in its bucket with probability 1 / W (W: ``n_buckets``). A bucket then holds more than the kernel sum, on average by
-(1 - k) / W for every row. The sketch takes that off: it reads (C - T / W) / (1 - 1 / W) for a count C, T being the
-weight of all rows. :doc:`The theory pages </theory/estimator>` derive it.
+There are more codes than buckets, so codes are hashed once more, and rows that have nothing to do with a
+query land in its bucket with probability 1 / W (W: ``n_buckets``). A bucket then holds more than the kernel
+sum, on average by (1 - k) / W for every row. The sketch takes that off: it reads (C - T / W) / (1 - 1 / W)
+for a count C, T being the weight of all rows. :doc:`The theory pages </theory/estimator>` derive it.
 """
 
 import matplotlib.pyplot as plt
@@ -49,5 +49,5 @@ axes.legend()
 plt.show()
 
 # %%
-# The correction costs no bias, but noise is left: narrow tables have larger standard errors, which more repetitions
-# cure.
+# The correction costs no bias, but noise is left: narrow tables have larger standard errors, which more
+# repetitions cure.

@@ -3,10 +3,10 @@
 The error falls as 1 / sqrt(n_repetitions)
 ==========================================
 
-A sketch estimates the exact Nadaraya-Watson average of :class:`nwsketch.NadarayaWatsonRegressor` by the mean over
-its repetitions. Here both learn the same 2,000 rows with the same kernel; the distance between their answers at 200
-queries is averaged over eight draws of the hashes. Its logarithm falls along a line of slope -1/2: four times the
-repetitions, half the error.
+A sketch estimates the exact Nadaraya-Watson average of :class:`nwsketch.NadarayaWatsonRegressor` by the mean
+over its repetitions. Here both learn the same 2,000 rows with the same kernel; the distance between their
+answers at 200 queries is averaged over eight draws of the hashes. Its logarithm falls along a line of slope
+-1/2: four times the repetitions, half the error.
 """
 
 import matplotlib.pyplot as plt

@@ -3,10 +3,11 @@
 A kernel is the chance of being hashed alike
 ============================================
 
-Every kernel of the sketch is the probability that two rows fall into the same cell of a random hash. So a kernel
-can be measured: draw many hashes, and count how often two rows meet. Here each family of :mod:`nwsketch.hashing`
-draws 4,000 of them; dots are the shares of hashes that meet, lines the closed forms that
-:class:`nwsketch.NadarayaWatsonRegressor` computes with. :doc:`The theory pages </theory/kernels>` derive them.
+Every kernel of the sketch is the probability that two rows fall into the same cell of a random hash. So a
+kernel can be measured: draw many hashes, and count how often two rows meet. Here each family of
+:mod:`nwsketch.hashing` draws 20,000 of them; dots are the shares of hashes that meet, lines the closed forms
+that :class:`nwsketch.NadarayaWatsonRegressor` computes with. :doc:`The theory pages </theory/kernels>` derive
+them.
 """
 
 import matplotlib.pyplot as plt
@@ -14,7 +15,7 @@ import numpy as np
 
 from nwsketch.hashing import get_family
 
-N_HASHES = 4_000
+N_HASHES = 20_000
 
 
 def share_of_meetings(kernel, rows, others, hashes_per_repetition=1):
@@ -38,8 +39,8 @@ def two_errors(shares):
 # One hash of each family
 # -----------------------
 #
-# Pairs of rows with two features, further and further apart; for ``"angular"`` at growing angles; for ``"jaccard"``
-# sets of ten that share fewer and fewer members. Bars are two standard errors.
+# Pairs of rows with two features, further and further apart; for ``"angular"`` at growing angles; for
+# ``"jaccard"`` sets of ten that share fewer and fewer members. Bars are two standard errors.
 
 distances = np.linspace(0, 4, 17)
 origin = np.zeros((len(distances), 2))
@@ -86,8 +87,8 @@ plt.show()
 # Several hashes in one code
 # --------------------------
 #
-# ``hashes_per_repetition`` independent hashes are joined into one code, which is alike only if all of them are: the
-# kernel is raised to that power, and narrows.
+# ``hashes_per_repetition`` independent hashes are joined into one code, which is alike only if all of them
+# are: the kernel is raised to that power, and narrows.
 
 figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
 for n_joined in (1, 2, 4, 8, 16):

@@ -1,4 +1,4 @@
-"""What sphinx and doctest do not see of the documents: names left out, blocks without prompts, README's links."""
+"""What sphinx and doctest do not see: public names left out, blocks without prompts, README's links."""
 
 import importlib
 import re
@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", *sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("docs/**/*.md")))
+DOCUMENTS = (
+    "README.md",
+    *sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("docs/**/*.md")),
+)
 PUBLIC = ("nwsketch", "nwsketch.training", "nwsketch.hashing")
 
 #: What blocks for a GPU and many rows are run with instead.
