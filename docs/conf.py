@@ -35,7 +35,6 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "gallery/**/*.py", "gallery/**/*.ipynb", "gallery/**/*.json"]
-suppress_warnings = ["toc.empty_glob"]  # patterns stand for pages that may not have been written yet
 
 # -- pages ------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class NadarayaWatsonRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
     ----------
     bandwidth_ : ndarray of shape (n_features,) or None
         The bandwidths in use; None for kernels without.
-    X_ : ndarray or CSR of shape (n_rows, n_features_in_), float32 or float64
+    X_ : ndarray or CSR of shape (n_rows, n_features), float32 or float64
         The training rows of positive weight. Not a copy where none was needed.
     y_ : ndarray of shape (n_rows,) or (n_rows, n_outputs), float64
         Their targets.
