@@ -44,6 +44,7 @@ myst_heading_anchors = 3
 # -- API reference ----------------------------------------------------------------------------------
 
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # numpydoc's sections tell the types
 autodoc_mock_imports = [] if HAS_TORCH else ["torch"]
 # scikit-learn makes these methods; their docstrings link to pages of its own.
@@ -84,10 +85,12 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = "nwsketch"
+html_static_path = ["_static"]
+html_css_files = ["nwsketch.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "footer_start": ["copyright"],
@@ -100,8 +103,13 @@ def skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: A
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+def trim_blocks(app: Any, page: str, source: list[str]) -> None:
+    """Take off the blank line at the end of code blocks, without which doctest reads the fence as output."""
+    source[0] = source[0].replace("\n\n```\n", "\n```\n")
+
+
 def setup(app: Any) -> None:
-    """Prepare what the gallery needs, and connect the hook above.
+    """Prepare what the gallery needs, and connect the hooks above.
 
     Here and not above, as pytest looks for doctests in this file, too, and must be left as it is.
     """
@@ -112,3 +120,4 @@ def setup(app: Any) -> None:
     # The gallery shows pictures itself: plt.show() has no window to open.
     warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive", category=UserWarning)
     app.connect("autodoc-skip-member", skip_member)
+    app.connect("source-read", trim_blocks)
