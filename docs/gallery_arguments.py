@@ -8,6 +8,7 @@ BUILD = "../docs/_build"
 
 ARGUMENTS = {
     "plot_compare_regressors.py": ["--output", f"{BUILD}/compare_regressors.png"],
+    "plot_drift.py": ["--output", f"{BUILD}/drift.png"],
     "plot_intervals.py": ["--seeds", "1", "--output", f"{BUILD}/intervals.png"],
 }
 
