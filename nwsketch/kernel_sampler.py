@@ -178,9 +178,9 @@ class LSHKernelSampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Returns
         -------
-        csr_matrix of shape (n_samples, n_repetitions * n_buckets_)
-            ``n_repetitions`` equal entries a row, in the precision of X if that is a floating-point one. A
-            row's do not depend on the rows around it.
+        csr_matrix of shape (n_samples, n_features_out)
+            ``n_repetitions`` equal entries a row, one in every ``n_buckets_`` columns, in the precision of X
+            if that is a floating-point one. A row's do not depend on the rows around it.
 
         Raises
         ------
