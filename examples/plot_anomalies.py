@@ -110,7 +110,7 @@ def draw(models, sets, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(description="Anomalies: rows without neighbours.")
     parser.add_argument("--output", type=Path, default="anomalies.png")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())
     options = parser.parse_args()

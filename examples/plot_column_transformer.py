@@ -107,7 +107,7 @@ def draw(search, learnt, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(description="In a pipeline, tuned by a grid.")
     parser.add_argument("--output", type=Path, default="column_transformer.png")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())
     options = parser.parse_args()

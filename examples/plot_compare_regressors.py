@@ -218,7 +218,9 @@ def draw(rows, pictures, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(
+        description="Fit the sketch beside other kernel regressors; print a table and save a picture."
+    )
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("NWSKETCH_DATA") or None)
     parser.add_argument("--output", type=Path, default="compare_regressors.png")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())

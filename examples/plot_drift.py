@@ -124,7 +124,9 @@ def draw(errors, left, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(
+        description="Four estimators on a stream whose function changes; print errors and save a picture."
+    )
     parser.add_argument("--output", type=Path, default="drift.png")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

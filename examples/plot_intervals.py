@@ -193,7 +193,9 @@ def draw(pictures, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(
+        description="Calibrate intervals of the sketch; print how well they cover and save a picture."
+    )
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("NWSKETCH_DATA") or None)
     parser.add_argument("--output", type=Path, default="intervals.png")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")

@@ -85,7 +85,7 @@ def draw(curves, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(description="Beside KernelRidge, as rows grow.")
     parser.add_argument("--output", type=Path, default="kernel_ridge.png")
     parser.add_argument("--most-rows", type=int, default=4_000, help="of KernelRidge")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())

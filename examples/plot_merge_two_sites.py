@@ -72,7 +72,7 @@ def draw(maps, sites, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(description="Merging sketches from two sites.")
     parser.add_argument("--output", type=Path, default="merge_two_sites.png")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())
     options = parser.parse_args()

@@ -66,7 +66,7 @@ def draw(pictures, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(description="A picture restored by kernel regression.")
     parser.add_argument("--output", type=Path, default="restore_picture.png")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())
     options = parser.parse_args()

@@ -85,7 +85,7 @@ def draw(sampler, history, output):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[1])
+    parser = argparse.ArgumentParser(description="Watching a sampler choose what to learn.")
     parser.add_argument("--output", type=Path, default="sketch_sampler.png")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """Fit and predict on a Dask cluster: a sketch of every partition, added up by a tree (the extra ``dask``).
 
 Rows are read where they are; sketches and moments travel. What is computed stands in
-:mod:`nwsketch.distribution`; this module pairs partitions and builds the graph. docs/clusters.md tells what
+``nwsketch.distribution``; this module pairs partitions and builds the graph. docs/clusters.md tells what
 is exact, and the limits.
 """
 

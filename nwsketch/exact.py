@@ -74,9 +74,9 @@ class NadarayaWatsonRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     Attributes
     ----------
-    bandwidth_ : ndarray of shape (n_features_in_,) or None
+    bandwidth_ : ndarray of shape (n_features,) or None
         The bandwidths in use; None for kernels without.
-    X_ : ndarray or CSR of shape (n_rows, n_features_in_), float32 or float64
+    X_ : ndarray or CSR of shape (n_rows, n_features), float32 or float64
         The training rows of positive weight. Not a copy where none was needed.
     y_ : ndarray of shape (n_rows,) or (n_rows, n_outputs), float64
         Their targets.
@@ -84,7 +84,7 @@ class NadarayaWatsonRegressor(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Their weights.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had string column names.
 
     See Also

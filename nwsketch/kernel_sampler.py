@@ -57,7 +57,7 @@ class LSHKernelSampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     Attributes
     ----------
-    bandwidth_ : ndarray of shape (n_features_in_,) or None
+    bandwidth_ : ndarray of shape (n_features,) or None
         The bandwidths in use; None for kernels without.
     plan_ : HashPlan
         The hashes.
@@ -65,7 +65,7 @@ class LSHKernelSampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Columns of a repetition: as asked for, or the number of codes if there are fewer.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had string column names.
 
     See Also
@@ -178,9 +178,9 @@ class LSHKernelSampler(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Returns
         -------
-        csr_matrix of shape (n_samples, n_repetitions * n_buckets_)
-            ``n_repetitions`` equal entries a row, in the precision of X if that is a floating-point one. A
-            row's do not depend on the rows around it.
+        csr_matrix of shape (n_samples, n_features_out)
+            ``n_repetitions`` equal entries a row, one in every ``n_buckets_`` columns, in the precision of X
+            if that is a floating-point one. A row's do not depend on the rows around it.
 
         Raises
         ------

@@ -122,7 +122,7 @@ default="scale"
     sketch_ : NadarayaWatsonSketch
         What has been learnt. With a half-life its weights are in a unit of their own, which grows with
         the stream (:mod:`nwsketch.half_life`).
-    bandwidth_ : ndarray of shape (n_features_in_,) or None
+    bandwidth_ : ndarray of shape (n_features,) or None
         The bandwidths in use; None for kernels without.
     bandwidth_path_ : BandwidthPath
         What ``"loo"`` or ``"loo_per_feature"`` tried: bandwidths, scores, descent.
@@ -136,7 +136,7 @@ default="scale"
         The trend's coefficients.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had string column names.
     n_samples_seen_ : int
         Number of rows added minus number of rows forgotten.

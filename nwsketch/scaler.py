@@ -45,11 +45,11 @@ class KernelBandwidthScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimato
 
     Attributes
     ----------
-    bandwidth_ : ndarray of shape (n_features_in_,)
+    bandwidth_ : ndarray of shape (n_features,)
         What the features are divided by.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had string column names.
 
     See Also

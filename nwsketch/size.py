@@ -1,7 +1,7 @@
 """How many repetitions and groups a wanted error takes: the bound behind ``suggest_size``.
 
-Repetitions that are drawn together (:attr:`nwsketch.hashing.HashParameters.repetitions_together`) are not
-independent; their means are, and "repetition" below stands for such a mean where there is one.
+Repetitions that are drawn together (``repetitions_together`` of :class:`nwsketch.hashing.HashParameters`)
+are not independent; their means are, and "repetition" below stands for such a mean where there is one.
 
 Let d_r be the weight and e_r the weighted targets that repetition r holds for a query, less what
 rehashing adds on average (see :mod:`nwsketch.backends.aggregation`); K and M their expectations, m = M / K

@@ -136,7 +136,7 @@ class NadarayaWatsonSketch(Storable):
     Raises
     ------
     ValueError
-        If a parameter is out of range, or the tables would exceed :data:`MAX_TABLE_BYTES`.
+        If a parameter is out of range, or the tables would exceed :data:`nwsketch.sketch.MAX_TABLE_BYTES`.
 
     Notes
     -----

@@ -1,7 +1,7 @@
 """Fit and predict on Spark DataFrames: a sketch of every partition, added up by a tree (the extra ``spark``).
 
 Rows are read where they are, batch by batch; sketches and moments travel. What is computed stands in
-:mod:`nwsketch.distribution`; this module turns record batches into rows and contributions into bytes.
+``nwsketch.distribution``; this module turns record batches into rows and contributions into bytes.
 docs/clusters.md tells what is exact, and the limits.
 """
 

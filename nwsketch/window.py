@@ -70,7 +70,7 @@ class SlidingWindowRegressor(MetaEstimatorMixin, MultiOutputMixin, RegressorMixi
         Holds the rows of the window. Its bandwidth and trend are those of the first batch.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had string column names.
 
     Examples

@@ -135,7 +135,7 @@ class HashPlan:
         ----------
         family : HashFamily
         parameters : HashParameters
-            Checked (see :mod:`nwsketch.hashing.stored`).
+            Checked (see :func:`nwsketch.hashing.plan_from_values`).
         n_features, n_repetitions, hashes_per_repetition, n_buckets, n_labels : int
         multipliers, shifts, offsets : ndarray
             Of the shapes and types of the attributes.

@@ -57,7 +57,7 @@ def plan_from_values(
     n_buckets: int,
     n_labels: int,
 ) -> HashPlan:
-    """Return the plan that :func:`plan_values` told of, or refuse what no plan could have told.
+    """Return the plan that ``plan_values`` told of, or refuse what no plan could have told.
 
     Parameters
     ----------
