@@ -62,13 +62,16 @@ def read_group(source, group, target):
 def describe(source, target):
     """Return what tells one source from another: a model goes on only with the one that it began with."""
     columns = [str(column) for column in source.schema_arrow]
-    return {"columns": columns, "rows": source.metadata.num_rows, "target": target}
+    rows = [source.metadata.row_group(group).num_rows for group in range(source.num_row_groups)]
+    return {"columns": columns, "rows": rows, "target": target}
 
 
 def stream(path, target, model_path, save_every, **parameters):
     """Learn all row groups but the last, from where the saved model stands, and return the model."""
     source = parquet.ParquetFile(path)
     told, n_groups = describe(source, target), source.num_row_groups - 1
+    if n_groups < 1:
+        raise SystemExit(f"{path} has one row group, and the last is kept to score by: write it in several.")
     model, first = NadarayaWatsonSketchRegressor(random_state=0, **parameters), 0
     if model_path.exists():
         model, extra = NadarayaWatsonSketchRegressor.load_with_extra(model_path)

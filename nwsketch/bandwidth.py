@@ -20,8 +20,7 @@ CONSTANT = 1e-12
 SMALLEST = 1e-280
 #: Values of X looked at together, to bound the memory of temporary copies.
 CHUNK_SIZE = 2**20
-#: Significant bits of a standard deviation, in units of the largest magnitude: sums in another order,
-#: or on another device, differ far beyond.
+#: Significant bits of a standard deviation: sums in another order, or on another device, differ far beyond.
 SIGNIFICANT_BITS = 28
 
 
@@ -69,13 +68,14 @@ class Moments:
     def deviations(self) -> Array:
         """Return the standard deviations, 0 where they are but rounding: (n_features,).
 
-        They are rounded to 28 bits in units of ``largest``, so that rows hash alike whether their variances
+        They are rounded to 28 bits, so that rows hash alike whether their variances
         were added up at once, by parts or on a GPU.
         """
-        mantissas, exponents = np.frexp(np.sqrt(self.variances))
-        deviations = np.ldexp(np.round(np.ldexp(mantissas, SIGNIFICANT_BITS)), exponents - SIGNIFICANT_BITS)
-        varies = (deviations > CONSTANT) & (deviations * self.largest > SMALLEST)
-        return np.where(varies, deviations * self.largest, 0.0)
+        units = np.sqrt(self.variances)
+        deviations = units * self.largest
+        varies = (units > CONSTANT) & (deviations > SMALLEST)
+        mantissas, exponents = np.frexp(np.where(varies, deviations, 0.0))
+        return np.ldexp(np.round(np.ldexp(mantissas, SIGNIFICANT_BITS)), exponents - SIGNIFICANT_BITS)
 
 
 def resolve_bandwidth(

@@ -20,6 +20,7 @@ from nwsketch.backends import Backend, State
 
 if TYPE_CHECKING:
     from nwsketch.correction import Correction
+    from nwsketch.privacy import Privacy
 
 Answer = TypeVar("Answer")
 
@@ -33,12 +34,14 @@ class Learnt(NamedTuple):
     state : State
     rules : Rules
     correction : Correction or None
+    privacy : Privacy or None
     """
 
     backend: Backend
     state: State
     rules: Any
     correction: Correction | None
+    privacy: Privacy | None
 
 
 def ask(sketch: Any, question: Callable[[Learnt], Answer]) -> Answer:
@@ -75,23 +78,21 @@ class changing:
 
     Parameters
     ----------
-    sketch : NadarayaWatsonSketch
+    backend : Backend
+        Of a sketch whose lock the caller holds.
     """
 
-    def __init__(self, sketch: Any) -> None:
-        self._sketch = sketch
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def __enter__(self) -> None:
-        """Take the lock, and make the number odd."""
-        self._sketch._lock.acquire()
-        self._backend = self._sketch._backend
+        """Make the number odd."""
         self._backend.n_changes |= 1
 
     def __exit__(self, *error: object) -> None:
-        """Make the number even, and give the lock back."""
+        """Make the number even."""
         self._backend.n_changes += 1
-        self._sketch._lock.release()
 
 
 def _learnt(sketch: Any) -> Learnt:
-    return Learnt(sketch._backend, sketch._state, sketch._rules, sketch.correction)
+    return Learnt(sketch._backend, sketch._state, sketch._rules, sketch.correction, sketch.privacy)

@@ -56,7 +56,8 @@ def prepared(
     """
     _require_distributable(estimator)
     model = _of_one_thread(clone(estimator))
-    model.set_params(verbose=0, random_state=estimator._seed() % 2**32)  # beyond it is no random_state
+    seed = estimator._seed()  # if drawn here, it may be beyond what random_state takes
+    model.set_params(verbose=0, random_state=seed % 2**32 if estimator.random_state is None else seed)
     # A rehearsal: what is wrong with the parameters shows here and not on the workers.
     clone(model).fit(np.zeros((1, n_features)), np.zeros((1, n_outputs)))
     return model
@@ -73,6 +74,11 @@ def _require_distributable(estimator: Any) -> None:
         raise ValueError(
             f"bandwidth={estimator.bandwidth!r} is chosen by rows left out, and a worker has but part of "
             "the rows: fit on a sample on one machine first, and set bandwidth=sample.bandwidth_."
+        )
+    if estimator.half_life is not None:
+        raise ValueError(
+            f"half_life={estimator.half_life!r} weighs rows by their order, which parts do not have: set "
+            "half_life=None, and give sample_weight by age."
         )
     if estimator.trend is not None:
         raise ValueError(
@@ -215,7 +221,9 @@ def finished(
     with unchanged_on_error(estimator):
         for name in [name for name in vars(estimator) if name.endswith("_")]:
             delattr(estimator, name)
-        return estimator.merge(learnt)
+        estimator.merge(learnt)
+        estimator._finds_bandwidth |= needs_moments(estimator)  # the workers were given numbers
+        return estimator
 
 
 def _of_some_weight(contribution: Any, weight: float | None) -> Any:

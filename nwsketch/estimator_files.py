@@ -19,6 +19,8 @@ from nwsketch.storage.sketches import sketch_values
 from nwsketch.storage.values import Decoder, Encoder, take
 from nwsketch.trend import LinearTrend
 
+#: Attributes by which scikit-learn keeps how an estimator is to be used; a file does not.
+SETTINGS = {"_metadata_request", "_sklearn_output_config"}
 RECORDS = {"LinearTrend": LinearTrend, "BandwidthPath": BandwidthPath, "Clock": Clock}
 
 
@@ -41,7 +43,9 @@ def estimator_values(estimator: Any) -> tuple[dict[str, Any], Arrays]:
         If it has parameters or attributes that a file does not keep.
     """
     parameters = estimator.get_params(deep=False)
-    learnt = {name: value for name, value in vars(estimator).items() if name not in parameters}
+    attributes = dict(vars(estimator))  # at once: another thread may learn meanwhile
+    left_out = parameters.keys() | SETTINGS
+    learnt = {name: value for name, value in attributes.items() if name not in left_out}
     sketch, arrays = sketch_values(learnt.pop("sketch_").__getstate__())
     unknown = learnt.keys() - CHECKS.keys()
     if unknown:
@@ -167,7 +171,9 @@ CHECKS: dict[str, Callable[[Any, NadarayaWatsonSketch, dict[str, Any]], bool]] =
     ),
     "_n_targets": lambda value, sketch, learnt: _is_integer(value, 1),
     "_drawn_seed": lambda value, sketch, learnt: _is_integer(value, 0),
-    "_fill": lambda value, sketch, learnt: value in ("mean", "nan") or type(value) in (int, float),
+    "_fill": lambda value, sketch, learnt: (
+        value in ("mean", "nan") or (type(value) in (int, float) and isinstance(float(value), float))
+    ),
     "trend_": _is_trend,
     "bandwidth_": _is_bandwidth,
     "n_rounds_": lambda value, sketch, learnt: (

@@ -48,7 +48,7 @@ class Clock(NamedTuple):
 
     def halvings(self, n_rows: int, n_new: int) -> int:
         """Return how often the tables must be halved before ``n_new`` rows are added: 0 or many at once."""
-        doublings = (self.position(n_rows) + n_new) // self.half_life
+        doublings = (self.position(n_rows) + n_new - 1) // self.half_life
         return 0 if doublings <= MOST_DOUBLINGS else int(doublings)
 
     def halved(self, n_halvings: int) -> Clock:

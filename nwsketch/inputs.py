@@ -87,11 +87,13 @@ def canonical_csr(X: Any) -> Any:
 
 def check_codes(codes: Any, n_repetitions: int, n_buckets: int) -> None:
     """Refuse codes that are not of tables of this shape."""
-    largest = int(codes.max()) if math.prod(codes.shape) else 0
-    if len(codes) != n_repetitions or largest >= n_buckets:
+    if getattr(codes.dtype, "kind", "u") not in "iu":  # PyTorch's types have none
+        raise ValueError(f"These codes are of dtype {codes.dtype}: give what hash(X) returned, integers.")
+    least, largest = (int(codes.min()), int(codes.max())) if math.prod(codes.shape) else (0, 0)
+    if len(codes) != n_repetitions or least < 0 or largest >= n_buckets:
         raise ValueError(
-            f"These codes are of {len(codes)} repetitions and buckets up to {largest}, but the tables are "
-            f"{n_repetitions} x {n_buckets}: give what hash(X) of this sketch returned."
+            f"These codes are of {len(codes)} repetitions and buckets from {least} to {largest}, but the "
+            f"tables are {n_repetitions} x {n_buckets}: give what hash(X) of this sketch returned."
         )
 
 

@@ -150,7 +150,8 @@ def make_grid(bounds: Array, epsilon: float, n_repetitions: int, most_rows: int)
     if max(scales) > LARGEST_SCALE:
         raise ValueError(
             f"epsilon={epsilon!r} is too small: with n_repetitions={n_repetitions} and most_rows={most_rows} "
-            "the noise would drown everything. Give a larger epsilon, or fit with fewer repetitions."
+            "the noise would drown everything. Give a larger epsilon or a smaller most_rows, or fit with "
+            "fewer repetitions."
         )
     return Grid(widths, tuple(steps), tuple(scales))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from copy import copy, deepcopy
 from functools import partial
 from numbers import Integral, Real
@@ -310,12 +311,12 @@ default="scale"
         require_exact(self.sketch_.privacy, "partial_fit")
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(X, targets))
-        sketch, clock = self._wound_up(X.shape[0])
-        if clock is not None:
-            weights = clock.of_new(sketch.n_samples_seen, X, weights)
-        with progress_bar(self.verbose, X.shape[0]) as progress:
+        with self._held(), progress_bar(self.verbose, X.shape[0]) as progress:
+            sketch, clock = self._wound_up(X.shape[0])
+            if clock is not None:
+                weights = clock.of_new(sketch.n_samples_seen, X, weights)
             sketch.update(X, channels, weights, check_input=checks_values(X), progress=progress)
-        self.__dict__.update(sketch_=sketch, _clock=clock)
+            self.__dict__.update(sketch_=sketch, _clock=clock)
         return self
 
     @uncompiled
@@ -350,12 +351,13 @@ default="scale"
         check_is_fitted(self)
         X, targets, weights = self._validate(X, y, sample_weight, reset=False)
         channels = self._channels(self._without_trend(X, targets))
-        weights = self._aged(X, weights, age)
-        if self._clock is None:
-            self.sketch_.forget(X, channels, weights, check_input=checks_values(X))
-            return self
-        sketch = copy(self.sketch_).forget(X, channels, weights, check_input=checks_values(X))
-        self.__dict__.update(sketch_=sketch, _clock=self._clock.forgot(X.shape[0]))
+        with self._held():
+            weights = self._aged(X, weights, age)
+            if self._clock is None:
+                self.sketch_.forget(X, channels, weights, check_input=checks_values(X))
+                return self
+            sketch = copy(self.sketch_).forget(X, channels, weights, check_input=checks_values(X))
+            self.__dict__.update(sketch_=sketch, _clock=self._clock.forgot(X.shape[0]))
         return self
 
     @uncompiled
@@ -384,7 +386,9 @@ default="scale"
         if not self._is_fitted():
             require_same_parameters(self, other)
             count_threads(self.n_jobs)
-            learnt = {name: value for name, value in vars(other).items() if name not in other.get_params()}
+            learnt = {
+                name: value for name, value in dict(vars(other)).items() if name not in other.get_params()
+            }
             learnt = deepcopy(learnt) | {"_fill": self.empty}
             learnt["sketch_"].answer_by(
                 self.aggregation, self.n_groups, empty_of_sketch(self.empty, learnt["trend_"])
@@ -395,12 +399,15 @@ default="scale"
         require_same_names(self, other)
         require_same_channels(self, other)
         require_same_trend(self.trend_, other.trend_)
+        self._finds_bandwidth |= other._finds_bandwidth
         if self._clock is None or other._clock is None:  # which then is None too
             self.sketch_.merge(other.sketch_)
-        else:
-            sketch, clock = self._clock.merged(self.sketch_, other.sketch_, other._clock)
+            return self
+        with other._held() as theirs:
+            their_clock, theirs = other._clock, copy(theirs)
+        with self._held() as mine:
+            sketch, clock = self._clock.merged(mine, theirs, their_clock)
             self.__dict__.update(sketch_=sketch, _clock=clock)
-        self._finds_bandwidth |= other._finds_bandwidth
         return self
 
     def privatize(
@@ -410,8 +417,8 @@ default="scale"
 
         Epsilon-differential privacy of one added or removed row of weight at most 1. The copy predicts and
         merges with such copies of other rows, and does not learn; :meth:`NadarayaWatsonSketch.privatize` and
-        docs/privacy.md tell what the promise rests on, and which size to fit with: few repetitions and
-        buckets, as the noise grows with them. Scalers and the like before the estimator are not part of it.
+        docs/privacy.md tell what the promise rests on, and which size to fit with: few repetitions,
+        as the noise grows with them. Scalers and the like before the estimator are not part of it.
 
         Parameters
         ----------
@@ -541,8 +548,11 @@ default="scale"
         """
         check_is_fitted(self)
         X = validate_queries(self, X, tensors=True)
-        sums = self.sketch_.kernel_sum(X, check_input=checks_values(X))
-        return sums if self._clock is None else sums / self._clock.unit(self.n_samples_seen_)
+        if self._clock is None:
+            return self.sketch_.kernel_sum(X, check_input=checks_values(X))
+        with self._held() as sketch:
+            sums = sketch.kernel_sum(X, check_input=checks_values(X))
+            return sums / self._clock.unit(sketch.n_samples_seen)
 
     @uncompiled
     def loo_predict(
@@ -695,6 +705,15 @@ default="scale"
                 self.loo_score_ = loo_score(sketch, X, channels, learnt_weights, deviations())
         self.sketch_, self._clock = sketch, clock
         return self
+
+    @contextmanager
+    def _held(self) -> Iterator[NadarayaWatsonSketch]:
+        """Keep sketch and clock as they are while a with block uses both; it may replace them."""
+        while True:
+            with self.sketch_.paused() as sketch:
+                if sketch is self.sketch_:  # which another thread may have replaced meanwhile
+                    yield sketch
+                    return
 
     def _wound_up(self, n_new: int) -> tuple[NadarayaWatsonSketch, Clock | None]:
         """Return sketch and clock to add rows to: halved copies if the weights would grow out of range."""

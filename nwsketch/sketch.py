@@ -390,14 +390,14 @@ class NadarayaWatsonSketch(Storable):
         require_additive(self.correction, "merge")
         require_additive(other.correction, "merge")
         require_same_hashes(self, other)
-        privacy = merged(self.privacy, other.privacy)
-        theirs = other._frozen()
+        with other._lock:
+            theirs, their_privacy = other._frozen(), other.privacy
         if other._backend.place != self._backend.place:
             theirs = self._backend.from_host(other._backend.to_host(theirs))
         with self._lock:
-            mine = self._state
-            self._state = State(mine.tables + theirs.tables, mine.totals + theirs.totals)
-            self.privacy = privacy
+            mine, privacy = self._state, merged(self.privacy, their_privacy)
+            state = State(mine.tables + theirs.tables, mine.totals + theirs.totals)
+            self.__dict__.update(_state=state, privacy=privacy)
         return self
 
     @uncompiled
@@ -424,7 +424,10 @@ class NadarayaWatsonSketch(Storable):
         with self._lock:
             totals = self._state.totals * factor
             totals[-1] = self._state.totals[-1]
-            self._state = State(self._state.tables * factor, totals)
+            state, privacy = State(self._state.tables * factor, totals), self.privacy
+            if privacy is not None:
+                privacy = privacy._replace(noise=privacy.noise * factor)
+            self.__dict__.update(_state=state, privacy=privacy)
         return self
 
     def privatize(
@@ -464,7 +467,7 @@ class NadarayaWatsonSketch(Storable):
         require_additive(self.correction, "privatize")
         require_exact(self.privacy, "privatize")
         state, privacy = privatized(
-            self._backend.to_host(self._state),
+            self._backend.to_host(self._frozen()),
             check_epsilon(epsilon),
             check_target_bound(target_bound, self.n_outputs),
             n_groups=self._rules.groups,
@@ -604,7 +607,7 @@ class NadarayaWatsonSketch(Storable):
             n_rounds=n_rounds,
             inflation=factors,
         )
-        with changing(self):
+        with self._lock, changing(self._backend):
             self._state, self.correction = state, correction
         return self
 
@@ -799,20 +802,20 @@ class NadarayaWatsonSketch(Storable):
         _sketches.add(self)
 
     def _regress(self, learnt: Learnt, X: Any, own: Array | None, empty: Any) -> Array:
-        backend, state, rules, correction = learnt
+        backend, state, rules, correction, privacy = learnt
         rules = rules if empty is None else replace(rules, empty=empty)
         sums, squares = backend.sums(state, X, rules.groups, own, self._threads(X.shape[0]))
         if correction is not None:
             return like(sums, correction.offset) + sums[:, 0, :-1] / self.n_repetitions
         totals = state.channel_totals if own is None else state.channel_totals - own
         answers = rules.regress(sums, squares, totals, state)
-        return answers if self.privacy is None else self.privacy.within_bounds(answers, rules.empty)
+        return answers if privacy is None else privacy.within_bounds(answers, rules.empty)
 
     def _kernel_sums(self, X: Any, check_input: bool) -> Array:
         X = self._queries(X, check_input)
 
         def answer(learnt: Learnt) -> Array:
-            backend, state, rules, _ = learnt
+            backend, state, rules, *_ = learnt
             sums, _ = backend.sums(state, X, rules.groups, None, self._threads(X.shape[0]))
             return rules.kernel_sums(sums, state.channel_totals)
 
@@ -886,8 +889,10 @@ class NadarayaWatsonSketch(Storable):
     def _move(self, backend: str, device: str) -> None:
         chosen = get_backend(backend, device, self.plan)
         state = chosen.from_host(self._backend.to_host(self._state))
+        if self._backend.is_shared(self._state):
+            state = chosen.frozen(state)  # of the same arrays, if both compute on the host
         rules = chosen.rules(*astuple(self._rules))
-        with changing(self):
+        with self._lock, changing(self._backend):
             self._state, self._rules, self._backend, self.backend, self.device = (
                 state,
                 rules,

@@ -202,7 +202,7 @@ def test_a_move_or_a_correction_amid_an_answer_is_seen():
     def question(state):
         places.append(state.correction)
         if state.correction is None:
-            with changing(sketch):
+            with sketch._lock, changing(sketch._backend):
                 sketch.correction = "new"
         return state.correction
 
@@ -389,3 +389,41 @@ def test_a_signal_at_any_moment_leaves_old_or_new():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
     assert min(outcomes.values()) > 5
+
+
+def test_threads_that_learn_with_a_half_life_lose_no_row():
+    model = NadarayaWatsonSketchRegressor(
+        half_life=5, bandwidth=1.0, n_repetitions=4, n_buckets=16, random_state=0
+    )
+    model.fit([[0.0]], [0.0])
+
+    def learn():
+        for _ in range(300):
+            model.partial_fit([[0.0]], [1.0])
+
+    threads = [threading.Thread(target=learn) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert (
+            1.0 <= model.kernel_sum([[0.0]])[0] <= 1 / (1 - 2 ** (-1 / 5)) + 1e-9
+        )  # in weights of the newest row
+    assert model.n_samples_seen_ == 901
+
+
+@pytest.mark.parametrize("method", ["__enter__", "__exit__"])
+def test_an_interrupt_amid_a_change_leaves_the_lock_free(method, monkeypatch):
+    sketch, broken = NadarayaWatsonSketch(1, n_repetitions=2, n_buckets=4), getattr(changing, method)
+
+    def interrupt(self, *error):
+        broken(self, *error)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(changing, method, interrupt)
+        sketch.to("cpu")
+    free = []
+    thread = threading.Thread(target=lambda: free.append(sketch._lock.acquire(timeout=5)))
+    thread.start()
+    thread.join()
+    assert free == [True]

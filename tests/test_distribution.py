@@ -205,6 +205,8 @@ def test_what_was_learnt_before_is_replaced():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        ({"half_life": 9.0}, "set half_life=None, and give sample_weight by age"),
+        ({"random_state": -1}, "random_state"),
         ({"bandwidth": "loo"}, "fit on a sample on one machine first, and set bandwidth=sample.bandwidth_"),
         ({"bandwidth": "loo_per_feature"}, "bandwidth='loo_per_feature' is chosen by rows left out"),
         ({"trend": "linear"}, "trend='linear' is fitted to all rows at once: set trend=None"),
@@ -283,3 +285,10 @@ def test_a_named_estimator_predicts_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit_by_parts(clone(make()), [[(frame, y, None)]]).predict(frame)
+
+
+def test_a_bandwidth_from_the_rows_is_known_to_be_so():
+    X, y = np.random.default_rng(0).random((40, 2)), np.zeros(40)
+    found = fit_by_parts(make(), [[(X[:20], y[:20], None)], [(X[20:], y[20:], None)]])
+    with pytest.raises(ValueError, match="bandwidth"):
+        found.privatize(1.0, 1.0)

@@ -23,6 +23,7 @@ from fuzz_files import HEAD, Original, fuzz, sealed
 from helpers import KERNELS, SMALL, held, learnt, leaves, make_rows
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -670,3 +671,40 @@ def test_what_privacy_and_a_half_life_need_is_kept():
     for model in (fading, again):
         model.partial_fit(X[40:], y[40:])
     np.testing.assert_array_equal(again.predict(X), fading.predict(X))
+
+
+@pytest.mark.parametrize("depth", [300, 600, 900])
+def test_lists_within_lists_are_read_or_refused(estimator, depth):
+    nested = 0
+    for _ in range(depth):
+        nested = [nested]
+    with suppress(SketchFileError):  # the one error that there may be
+        NadarayaWatsonSketchRegressor.from_bytes(forged(estimator, ["parameters", "verbose"], nested))
+
+
+@pytest.mark.parametrize(
+    ("way", "value"),
+    [
+        (["sketch", "rules", "empty"], 10**400),
+        (["learnt", "_fill"], 10**400),
+        (["learnt", "_clock"], {"Clock": {"half_life": 10**400, "offset": 0.0}}),
+    ],
+)
+def test_numbers_beyond_floats_are_refused(estimator, way, value):
+    assert "too large" in refusal(forged(estimator, way, value), NadarayaWatsonSketchRegressor)
+
+
+def test_an_estimator_with_routing_is_saved_without_it():
+    X, y = make_rows()
+    with config_context(enable_metadata_routing=True):
+        model = NadarayaWatsonSketchRegressor(**SMALL).set_fit_request(sample_weight=True).fit(X, y)
+        again = NadarayaWatsonSketchRegressor.from_bytes(model.to_bytes())
+    assert_array_equal(again.predict(X), model.predict(X))
+
+
+def test_what_is_frozen_stays_so_when_the_sketch_moves():
+    X, y = make_rows()
+    sketch = NadarayaWatsonSketch(4, **SMALL).update(X, y)
+    kept = sketch.__getstate__()["_state"]
+    sketch.to("cpu").update(X[:1], y[:1])
+    assert kept.n_rows == len(X)

@@ -398,3 +398,11 @@ def test_privatized_leaves_the_state_alone():
     before = [part.copy() for part in sketch._state]
     privatized(sketch._state, 1.0, np.ones(1), n_groups=1, most_rows=100)
     assert all(map(np.array_equal, before, sketch._state))
+
+
+def test_noise_decays_with_the_tables():
+    private = NadarayaWatsonSketch(1, n_repetitions=16, n_buckets=256, random_state=0).privatize(1.0, 1.0)
+    before = private.privacy.noise.copy()
+    private.decay(0.25)
+    np.testing.assert_allclose(private.privacy.noise, before / 4)
+    assert private.tables[..., -1].std() == pytest.approx(private.privacy.noise[-1], rel=0.1)

@@ -419,3 +419,12 @@ def test_the_compiled_draw_leaves_odd_scores_to_the_policies(bad):
     rows, weights = np.empty(4, dtype=np.int64), np.empty(4, dtype=np.float32)
     assert not draw(scores, 1.0, 0.1, np.arange(8), 0.5, rows, weights)
     assert not draw(np.zeros(8), 1.0, 0.1, np.arange(8), 0.5, rows, weights)
+
+
+def test_codes_that_were_changed_by_hand_are_refused():
+    selector = StreamSelector(seed=0)
+    codes = selector.select(np.eye(8), n_select=4).codes
+    codes.array[0] = 60_000
+    with pytest.raises(ValueError, match="60000"):
+        selector.update(codes, np.ones(4))
+    assert selector.n_losses == 0 == selector.sketch.n_samples_seen

@@ -216,10 +216,8 @@ class NumbaBackend:
 
     def _run(self, task: Callable[[int, int], None], n_items: int, n_rows: int, n_threads: int) -> None:
         """Split ``n_items`` (rows or repetitions) among threads, if the work is worth it."""
-        if n_threads == 1 or n_rows * self._plan.n_repetitions < SERIAL_SIZE:
-            task(0, n_items)
-        else:
-            run_ranges(task, n_items, n_threads)
+        small = n_rows * self._plan.n_repetitions < SERIAL_SIZE
+        run_ranges(task, n_items, 1 if small else n_threads)
 
     def _scratch(self, X: Any) -> CodeArray:
         """Return memory for the codes of any block of X."""

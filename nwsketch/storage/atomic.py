@@ -33,17 +33,18 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]
     draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(draft, "xb") as file:
+            if target.exists():
+                shutil.copymode(target, draft)
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, draft)
         os.replace(draft, target)
     except BaseException:
         with suppress(FileNotFoundError):
             draft.unlink()
         raise
-    _sync_folder(target.parent)
+    with suppress(OSError):  # of a folder that may not be read: the new file is in its place
+        _sync_folder(target.parent)
 
 
 def _sync_folder(folder: Path) -> None:

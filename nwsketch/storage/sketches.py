@@ -158,6 +158,8 @@ def sketch_state(
 def _rules(told: dict[str, Any], n_repetitions: int, n_buckets: int | None) -> Rules:
     n_groups = check_integer("n_groups", take(told, "n_groups", int), 1)
     aggregation, empty = take(told, "aggregation", str), take(told, "empty", str, int, float)
+    if not isinstance(empty, str):
+        empty = float(empty)
     return Rules(aggregation, n_groups, empty, n_repetitions, n_buckets)
 
 

@@ -177,7 +177,8 @@ class Storable:
                 )
             extra = take(values, "extra", dict)
             loaded: Any = cls._from_file(take(values, kind, dict), arrays, kernel, device)
-        except ValueError as error:
+        # Numbers of hundreds of digits, and lists within lists, pass JSON and then exceed what Python can do.
+        except (ValueError, OverflowError, RecursionError) as error:
             raise SketchFileError(f"Cannot load {source}: {error}") from error
         return (loaded if device is None else loaded.to(device)), extra
 

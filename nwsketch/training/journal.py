@@ -13,6 +13,8 @@ from nwsketch.training.arrays import as_losses
 from nwsketch.training.policies import variance_ratio
 
 Array = NDArray[np.float64]
+#: Losses from here on are skipped as infinite ones are: sums of them could overflow.
+LARGEST_LOSS = 1e150
 
 
 class News(NamedTuple):
@@ -45,7 +47,7 @@ class Journal:
         Of the present epoch: loss, score before it was seen, weight that the policy would give, weight that
         the example was drawn with.
     n_skipped : int
-        Losses that were not finite, in all epochs.
+        Losses that were NaN, infinite or at least :data:`LARGEST_LOSS`, in all epochs.
     """
 
     def __init__(self) -> None:
@@ -67,7 +69,7 @@ class Journal:
         self._waiting.append((rows, as_losses(losses) if on_host else losses.detach().clone(), codes))
 
     def settle(self, all_codes: Codes, scores: Array, policy_weights: Array, sampled: bool) -> None:
-        """Fetch what waits, leave out losses that are not finite, and enter the others in the record.
+        """Fetch what waits, leave out losses that are not usable, and enter the others in the record.
 
         Parameters
         ----------
@@ -87,7 +89,7 @@ class Journal:
             parts = [all_codes[rows] if given is None else given for rows, _, given in self._waiting]
             codes = Codes(np.hstack([part.array for part in parts]))
         self._waiting = []
-        finite = np.isfinite(losses)
+        finite = np.abs(losses) < LARGEST_LOSS  # nor NaN
         self.n_skipped += int(len(losses) - finite.sum())
         rows, losses = rows[finite], losses[finite]
         weights = policy_weights[rows]

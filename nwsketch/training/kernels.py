@@ -147,7 +147,7 @@ def choose(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def learn(
-    codes: Any,  # in   (n_repetitions, n_rows) uint16 or uint32
+    codes: Any,  # in   (n_repetitions, n_rows), integers; not trusted
     losses: Any,  # in   (n_rows,) float32 or float64
     weight: float,  # of each row
     largest_sum: float,  # that targets may add up to
@@ -156,9 +156,16 @@ def learn(
 ) -> Any:
     """Do what ``sketch.update`` does, in one call that no signal can interrupt.
 
-    Returns whether it did: losses that are not finite, or so large that sums could overflow, are left to
-    others.
+    Returns whether it did: codes of other tables, and losses that are not finite, or so large that sums could
+    overflow, are left to others.
     """
+    if codes.shape != (tables.shape[0], losses.size):
+        return False, 0.0
+    beyond = 0
+    for code in codes.reshape(-1):
+        beyond |= not 0 <= code < tables.shape[1]
+    if beyond:
+        return False, 0.0
     values, largest = np.empty((losses.size, 2)), 1.0
     for i in range(losses.size):
         loss = np.float64(losses[i])

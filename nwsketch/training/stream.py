@@ -116,7 +116,6 @@ class StreamSelector:
         self._rng = np.random.default_rng(self._seed)
         self._hasher: RowHasher | None = None
         self._weight = 1.0
-        self._handed_out: Codes | None = None
         self.n_losses = self.n_skipped = self._n_uses = 0
         self._orders = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
 
@@ -157,12 +156,9 @@ class StreamSelector:
             )
         self._hasher = hasher
         if not self.is_warming_up:
-            selection = self._choose(hasher.sketch, codes, n_select)
-        else:
-            drawn = policies.dynamic_random(len(codes), n_select, self._rng)
-            selection = Selection(drawn.rows, drawn.weights.astype(np.float32), codes[drawn.rows])
-        self._handed_out = selection.codes
-        return selection
+            return self._choose(hasher.sketch, codes, n_select)
+        drawn = policies.dynamic_random(len(codes), n_select, self._rng)
+        return Selection(drawn.rows, drawn.weights.astype(np.float32), codes[drawn.rows])
 
     def update(self, features_or_codes: Any, losses: Any, labels: ArrayLike | None = None) -> StreamSelector:
         """Learn the losses of rows, usually those of a selection.
@@ -200,8 +196,6 @@ class StreamSelector:
         check_losses(losses, len(codes))
         values = np.asarray(to_host(losses))
         values = values if values.dtype.char in "fd" else as_losses(values)
-        if codes is not self._handed_out:
-            check_codes(codes.array, hasher.sketch.n_repetitions, hasher.sketch.n_buckets)
         self._hasher = hasher
         self._learn(hasher.sketch, codes, values)
         return self
@@ -249,12 +243,14 @@ class StreamSelector:
 
     def _learn(self, sketch: NadarayaWatsonSketch, codes: Codes, losses: NDArray[Any]) -> None:
         """Add losses, and let later ones weigh more, which costs less than to decay all tables."""
-        state, array = sketch._state, np.ascontiguousarray(codes.array)
-        done = False
-        if not sketch._backend.is_shared(state):
-            with changing(sketch):
-                done, _ = learn(array, losses, self._weight, LARGEST_SUM, state.tables, state.totals)
+        array, done = np.ascontiguousarray(codes.array), False
+        with sketch._lock:
+            state = sketch._state
+            if not sketch._backend.is_shared(state):
+                with changing(sketch._backend):
+                    done, _ = learn(array, losses, self._weight, LARGEST_SUM, state.tables, state.totals)
         if not done:
+            check_codes(codes.array, sketch.n_repetitions, sketch.n_buckets)
             finite = np.isfinite(losses)
             codes, targets = codes[finite], losses[finite, np.newaxis].astype(np.float64)
             sketch.update(codes, targets, np.full(len(targets), self._weight), check_input=False)
