@@ -179,3 +179,19 @@ def test_a_state_of_other_features_or_another_version_is_refused():
         other.load_state_dict(state)
     with pytest.raises(ValueError, match=r"The state has version 99, but this sampler reads 1"):
         other.load_state_dict(state | {"version": 99})
+
+
+@pytest.mark.parametrize("spoil", ["journal", "tables", "seen_at", "codes"])
+def test_a_state_with_parts_missing_or_misshapen_is_refused_and_changes_nothing(spoil):
+    _, state = train(make_sampler(), stop_at=9)
+    other, evidence = make_sampler(), dict(state["evidence"])
+    before = copy.deepcopy(other.state_dict())
+    if spoil == "journal":
+        del state["journal"]
+    elif spoil == "codes":
+        evidence["codes"] = torch.full(other.evidence.codes.array.shape, 2**16 - 1, dtype=torch.uint16)
+    else:
+        evidence[spoil] = evidence[spoil][:, :4] if spoil == "tables" else evidence[spoil][:4]
+    with pytest.raises(ValueError, match=r"(lacks|The state's|These codes)"):
+        other.load_state_dict(state | {"evidence": evidence})
+    assert same(other.state_dict(), before)

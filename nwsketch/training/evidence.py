@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwsketch.backends import Codes, State
+from nwsketch.inputs import check_codes
 from nwsketch.sketch import NadarayaWatsonSketch
 
 Array = NDArray[np.float64]
@@ -136,6 +137,27 @@ class Evidence:
             "seen_at": self.seen_at,
             "codes": self.codes.array if self.has_own_codes else None,
         }
+
+    def require_like(self, state: dict[str, Any]) -> None:
+        """Raise ValueError unless a state has arrays like those here, which compiled code reads unasked.
+
+        Parameters
+        ----------
+        state : dict
+        """
+        mine = self.state() | {"codes": None if state.get("codes") is None else self.codes.array}
+        for name, array in mine.items():
+            theirs: Any = state.get(name)
+            if name != "clock" and (np.shape(theirs), getattr(theirs, "dtype", None)) != (
+                np.shape(array),
+                getattr(array, "dtype", None),
+            ):
+                raise ValueError(
+                    f"The state's {name} has shape {np.shape(theirs)}, here it has {np.shape(array)}: give "
+                    "what state_dict() of such a sampler returned."
+                )
+        if state["codes"] is not None:
+            check_codes(state["codes"], self.sketch.n_repetitions, self.sketch.n_buckets)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state` of evidence of the same settings returned.

@@ -241,8 +241,8 @@ class SketchSampler(Sampler[WeightedIndex]):
             As it came with the batch.
         losses : array-like or tensor of shape (n_batch,)
             One loss per example, not weighted; or any other number that tells how much it matters, such as
-            :func:`~nwsketch.training.gradient_norm_bound`. NaN and infinite ones are skipped and counted,
-            negative ones count as 0 once they become scores.
+            :func:`~nwsketch.training.gradient_norm_bound`. NaN, infinite ones and those from 1e150 on are
+            skipped and counted, negative ones count as 0 once they become scores.
         features : array-like or tensor of shape (n_batch, n_features) or None, default=None
             New features of these examples, such as the network's own embeddings, as wide as the first ones:
             they are hashed anew.
@@ -357,6 +357,9 @@ class SketchSampler(Sampler[WeightedIndex]):
                 f"The state has version {state.get('version')!r}, but this sampler reads {STATE_VERSION}: "
                 "load it with the version of nwsketch that saved it."
             )
+        missing = {"settings", "generator", "uniform", "evidence", "journal", *PLAN} - state.keys()
+        if missing:
+            raise ValueError(f"The state lacks {sorted(missing)}: give what state_dict() returned, whole.")
         for name, mine in self._settings.items():
             if state["settings"][name] != mine:
                 raise ValueError(
@@ -364,6 +367,7 @@ class SketchSampler(Sampler[WeightedIndex]):
                     "Make this one with the same features, labels, sketch, seed and sizes."
                 )
         state = as_arrays(state)
+        self.evidence.require_like(state["evidence"])
         self._rng.bit_generator.state = state["generator"]
         self._uniform.restore(state["uniform"])
         self.evidence.restore(state["evidence"])
