@@ -20,7 +20,8 @@ CONSTANT = 1e-12
 SMALLEST = 1e-280
 #: Values of X looked at together, to bound the memory of temporary copies.
 CHUNK_SIZE = 2**20
-#: Significant bits of a standard deviation: sums in another order, or on another device, differ far beyond.
+#: Significant bits of a standard deviation, in units of the largest magnitude: sums in another order,
+#: or on another device, differ far beyond.
 SIGNIFICANT_BITS = 28
 
 
@@ -33,7 +34,7 @@ class Moments:
     weight : float
         Sum of the weights of the rows; 0 if they weigh nothing.
     largest : ndarray of shape (n_features,), float64
-        The largest magnitude of every feature.
+        The largest magnitude of every feature among rows that weigh something.
     means, variances : ndarray of shape (n_features,), float64
         In units of ``largest`` and of its square; zeros if the rows weigh nothing.
     """
@@ -68,14 +69,13 @@ class Moments:
     def deviations(self) -> Array:
         """Return the standard deviations, 0 where they are but rounding: (n_features,).
 
-        They are rounded to 28 bits, so that rows hash alike whether their variances
+        They are rounded to 28 bits in units of ``largest``, so that rows hash alike whether their variances
         were added up at once, by parts or on a GPU.
         """
-        units = np.sqrt(self.variances)
-        deviations = units * self.largest
-        varies = (units > CONSTANT) & (deviations > SMALLEST)
-        mantissas, exponents = np.frexp(np.where(varies, deviations, 0.0))
-        return np.ldexp(np.round(np.ldexp(mantissas, SIGNIFICANT_BITS)), exponents - SIGNIFICANT_BITS)
+        mantissas, exponents = np.frexp(np.sqrt(self.variances))
+        deviations = np.ldexp(np.round(np.ldexp(mantissas, SIGNIFICANT_BITS)), exponents - SIGNIFICANT_BITS)
+        varies = (deviations > CONSTANT) & (deviations * self.largest > SMALLEST)
+        return np.where(varies, deviations * self.largest, 0.0)
 
 
 def resolve_bandwidth(
@@ -197,9 +197,13 @@ def feature_moments(X: Any, sample_weight: Any = None) -> Moments:
         from nwsketch.torch_inputs import moments
 
         weights = like(X, weights)
-    weight = float(weights.sum())
-    largest, means, variances = moments(X, weights / weight if weight > 0 else weights)
-    return Moments(weight, largest, means, variances)
+    weight, there = float(weights.sum()), weights > 0
+    if not weight > 0:
+        nothing = np.zeros(X.shape[1])
+        return Moments(weight, nothing, nothing, nothing)
+    if not there.all():
+        X, weights = X[there], weights[there]
+    return Moments(weight, *moments(X, weights / weight))
 
 
 def weighted_deviations(y: Array, sample_weight: Array | None) -> Array:
