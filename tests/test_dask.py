@@ -247,7 +247,7 @@ def client():
         dask.config.set(
             {
                 "distributed.scheduler.work-stealing": False,
-                "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": 1,
+                "distributed.nanny.environ.NUMBA_NUM_THREADS": 1,
             }
         ),
         distributed.LocalCluster(**options) as cluster,
