@@ -141,13 +141,13 @@ def test_moments_are_those_that_numpy_computes():
     assert_allclose(total.deviations(), X.std(axis=0), rtol=1e-8)
 
 
-def test_a_part_that_weighs_nothing_changes_no_moment_but_the_largest_value():
+def test_a_part_that_weighs_nothing_changes_no_moment():
     X = np.random.default_rng(0).normal(size=(30, 2))
     some, nothing = feature_moments(X), feature_moments(100 * X, np.zeros(30))
     for total in (some.merge(nothing), nothing.merge(some)):
         assert total.weight == 30
-        assert_array_equal(total.largest, nothing.largest)
-        assert_allclose(total.deviations(), some.deviations(), rtol=1e-7)
+        assert_array_equal(total.largest, some.largest)
+        assert_array_equal(total.deviations(), some.deviations())
     assert nothing.merge(nothing).weight == 0
 
 
