@@ -20,7 +20,6 @@ from nwsketch.backends.aggregation import Rules
 from nwsketch.backends.base import Array, Codes, Plan, Progress, State
 from nwsketch.backends.numba_hashing import CodeArray, Hasher
 from nwsketch.backends.numba_kernels.backfit import accumulate_channel, backfit
-from nwsketch.backends.numba_kernels.structured import ORDER
 from nwsketch.backends.numba_kernels.tables import (
     accumulate,
     accumulate_totals,
@@ -29,6 +28,7 @@ from nwsketch.backends.numba_kernels.tables import (
     look_up_others,
     salt,
 )
+from nwsketch.backends.numba_kernels.vectors import ORDER
 from nwsketch.backends.threads import run_ranges
 
 #: A block of rows holds about this many codes, or values of X that must be copied, but no more rows than

@@ -15,13 +15,10 @@ from scipy.sparse import csr_array, issparse
 from nwsketch.backends.base import Array, Codes, Plan
 from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
 from nwsketch.backends.numba_kernels.minhash import minhash_codes
-from nwsketch.backends.numba_kernels.projection import projection_codes, sparse_projection_codes
-from nwsketch.backends.numba_kernels.structured import (
-    BLOCKS,
-    CHUNKS,
-    ORDER,
-    structured_codes,
-)
+from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, FEATURES_TOGETHER, PAIR
+from nwsketch.backends.numba_kernels.projection import projection_codes
+from nwsketch.backends.numba_kernels.sparse_projection import sparse_projection_codes
+from nwsketch.backends.numba_kernels.vectors import ORDER
 
 #: Rows that a family without compiled arithmetic is given at a time (dense, also if X is sparse).
 PLAIN_ROWS = 256
@@ -56,11 +53,7 @@ class Hasher:
         }
         self._hash = hashes.get(plan.form, self._hash_plainly)
         self._takes_arrays = plan.form in hashes and plan.form != "minhash"  # which wants CSR
-        if plan.form.endswith("projection"):
-            if "gaussians" in plan.arrays:
-                self._prepare_factors()
-            else:
-                self._prepare_directions()
+        self._is_ready = False  # for dense rows: sparse ones need none of the copies below
 
     def prepare(self, X: Any) -> Any:
         """Return rows as the kernels want them: C-contiguous, or the arrays of CSR.
@@ -70,6 +63,9 @@ class Hasher:
         X : ndarray or canonical CSR of shape (n_rows, n_features), or Codes
         """
         if isinstance(X, np.ndarray) and self._takes_arrays:
+            if not self._is_ready:
+                self._prepare_grids() if self._plan.form == "grid" else self._prepare_projections()
+                self._is_ready = True
             return np.ascontiguousarray(X)
         if isinstance(X, Codes) or self._hash == self._hash_plainly:
             return X
@@ -103,12 +99,12 @@ class Hasher:
             codes[:, start:stop] = self._plan.codes(rows)[first:last]
 
     def _hash_grid(self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray) -> None:
-        arrays = self._plan.arrays
-        grids = (begin, end, arrays["scales"], arrays["offsets"], *self._join, first, last, codes)
+        wanted = (first, last, codes)
         if isinstance(rows, tuple):
-            sparse_grid_codes(*rows, *grids)
+            grids = self._plan.arrays["scales"], self._plan.arrays["offsets"]
+            sparse_grid_codes(*rows, begin, end, *grids, *self._join, *wanted)
         else:
-            grid_codes(rows, *grids)
+            grid_codes(rows, begin, end, *self._grids, *self._join[1:3], *wanted)
 
     def _hash_minhash(self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray) -> None:
         minhash_codes(*rows, begin, end, self._plan.arrays["seeds"], *self._join, first, last, codes)
@@ -116,64 +112,83 @@ class Hasher:
     def _hash_projection(
         self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray
     ) -> None:
-        arrays = self._plan.arrays
-        directions, signs = arrays["directions"], self._plan.form == "sign_projection"
-        offsets = np.empty(0) if signs else arrays["offsets"]
-        wanted = (*self._join, first, last, codes)
+        signs = self._plan.form == "sign_projection"
+        offsets = np.empty(0) if signs else self._plan.arrays["offsets"]
+        wanted = (offsets, signs, *self._join, first, last, codes)
         if isinstance(rows, tuple):
-            sparse_projection_codes(*rows, begin, end, directions, offsets, signs, *wanted)
-            return
-        products = (rows, begin, end, self._largest_norm, directions, *self._factors)
-        kernel = structured_codes if "gaussians" in arrays else projection_codes
-        kernel(*products, offsets, signs, self._errors, *wanted)
-
-    def _prepare_directions(self) -> None:
-        """Round the directions to float32, and bound what that and a float32 product can cost."""
-        directions = self._plan.arrays["directions"]
-        norms = column_norms(directions)
-        error = 1.01 * (directions.shape[0] / 4 + 9) * 2.0**-24  # see numba_kernels/projection.py
-        if self._plan.form == "sign_projection":  # a sign does not change with the length
-            rounded = directions / np.where(norms > 0, norms, 1.0)
-            self._largest_norm = 1e37
-            errors = np.full(len(norms), error)
+            sparse_projection_codes(*rows, begin, end, self._plan.arrays["directions"], *wanted)
         else:
-            rounded, largest = directions, norms.max()
-            self._largest_norm = 2.0**61 / max(largest, 1.0) if largest < 1e30 else 0.0
-            errors = error * norms
-        n_features, n_hashes = directions.shape
-        padded = np.zeros((-(-n_features // 4) * 4, n_hashes + 3), dtype=np.float32)
-        with np.errstate(over="ignore"):
-            padded[:n_features, :n_hashes] = rounded
-            self._errors: Any = errors.astype(np.float32)
-        self._factors: tuple[Array, ...] = (padded,)
+            projection_codes(rows, begin, end, *self._projections, self._errors, self._by_chunk, *wanted)
 
-    def _prepare_factors(self) -> None:
-        """Round the factors of the directions to float32, and bound what float32 can cost.
+    def _prepare_grids(self) -> None:
+        """Copy what belongs to a hash into one piece."""
+        grids = (self._plan.arrays["scales"], self._plan.arrays["offsets"], self._plan.multipliers)
+        self._grids = tuple(np.asfortranarray(array) for array in grids)
 
-        With u = 2^-24, x the scaled row, g the Gaussians of a block and n chunks, rounding x costs u of its
-        norm, each of the three levels of the transform u more, rounding g / sqrt(8) u, the products u, their
-        sums by threes and over all chunks 2 u + n / 3 u, the levels of the last transform 3 u: all of
-        sum_j |g_j| |(H x)_j| / sqrt(8) <= ||g|| ||x||. Rounding a length and multiplying by it costs 2 u,
-        the addition of an offset and what float64 adds to the reference less than 2 u. (Higham, "Accuracy
+    def _prepare_projections(self) -> None:
+        """Round the directions, or their factors, to float32, and bound what float32 can cost.
+
+        Let u = 2^-24. A row x, scaled, is rounded: u of its norm. Products with a direction of norm 1 and
+        their sums, t terms of n at a time, cost (t + n / t) u of both norms, rounding the direction u. If it
+        has factors, n counts chunks, the products are of Gaussians g of a block by transformed chunks, and
+        bounded by sum_j |g_j| |(H x)_j| / sqrt(8) <= ||g|| ||x||; each of the three levels of both
+        transforms adds u. Rounding a length and multiplying by it costs 2 u; what float64 adds to the
+        reference, less than u. Offsets and their addition: see numba_kernels/floors.py. (Higham, "Accuracy
         and Stability of Numerical Algorithms", 2002, chapters 3 and 24.)
         """
-        gaussians, scales = self._plan.arrays["gaussians"], self._plan.arrays["scales"]
-        n_blocks, n_padded = gaussians.shape
-        n_chunks = -(-n_padded // (CHUNKS * ORDER)) * CHUNKS
-        coefficients = np.zeros((n_blocks + BLOCKS - 1, n_chunks * ORDER), dtype=np.float32)
-        coefficients[:n_blocks, :n_padded] = gaussians / np.sqrt(ORDER)
-        norms = np.linalg.norm(gaussians, axis=1)
-        if self._plan.form == "sign_projection":
-            lengths, norm = np.empty(0), norms.max()
+        arrays, n_repetitions = self._plan.arrays, self._plan.n_repetitions
+        directions = np.asfortranarray(arrays["directions"])  # the kernels want one at a time, and whole
+        signs, by_chunk = self._plan.form == "sign_projection", "gaussians" in arrays
+        norms = column_norms(directions)
+        if by_chunk:
+            scales, n_terms, together = arrays["scales"], len(arrays["scales"]) // ORDER, CHUNKS_TOGETHER
+            gaussians = arrays["gaussians"].reshape(-1, len(norms) // n_repetitions, len(scales))
+            blocks, sizes = gaussians / np.sqrt(ORDER), np.linalg.norm(gaussians, axis=2)
         else:
-            lengths = self._plan.arrays["lengths"]
-            by_stack = norms.reshape(-1, len(lengths) // self._plan.n_repetitions)
-            norm = (lengths * by_stack.repeat(ORDER, axis=0).ravel()[: len(lengths)]).max()
-        error = 1.01 * (n_chunks / CHUNKS + 15) * 2.0**-24 * norm
-        self._errors = np.float32(error)
-        # Signs stand until float32 overflows; every floor is too close to an edge long before.
-        self._largest_norm = 1e35 if self._plan.form == "sign_projection" else 0.25 / error
-        self._factors = (scales, coefficients, lengths)
+            scales, n_terms, together = np.ones(len(directions)), len(directions), FEATURES_TOGETHER
+            blocks = _by_block((directions / np.where(norms > 0, norms, 1.0)).T, n_repetitions)
+            blocks, sizes = blocks.swapaxes(2, 3), np.ones(blocks.shape[:2])
+        n_roundings = min(n_terms, together) + n_terms / together + (16 if by_chunk else 6)
+        errors = 1.01 * n_roundings * 2.0**-24 * np.repeat(sizes[..., np.newaxis], ORDER, axis=2)
+        if signs:  # which do not change with the length
+            largest_norm = 1e35
+            own: list[NDArray[Any]] = [
+                np.empty(0, np.float32),
+                np.empty(0, np.float32),
+                np.empty(0, np.uint64),
+            ]
+        else:
+            largest_norm = 2.0**61 / max(norms.max(), 1.0) if norms.max() < 1e30 else 0.0
+            lengths = _by_block(arrays["lengths"] if by_chunk else norms, n_repetitions)
+            errors = errors * lengths
+            multipliers = _in_pairs(_by_block(self._plan.multipliers[0], n_repetitions))
+            multipliers[:, lengths.shape[1] :] = 0
+            own = [
+                _flat(lengths),
+                _flat(_by_block(arrays["offsets"] - 0.5, n_repetitions)),
+                multipliers.ravel(),
+            ]
+        self._projections = (largest_norm, directions, scales, _flat(blocks), *own)
+        self._errors, self._by_chunk = _flat(errors), by_chunk
+
+
+def _by_block(values: NDArray[Any], n_repetitions: int) -> NDArray[Any]:
+    """Return values of all hashes, (n_hashes, ...), as (n_stacks, hashes of a repetition, ORDER, ...)."""
+    per_repetition, shape = len(values) // n_repetitions, values.shape[1:]
+    padded = np.zeros((-(-n_repetitions // ORDER) * ORDER, per_repetition, *shape), values.dtype)
+    padded[:n_repetitions] = values.reshape(n_repetitions, per_repetition, *shape)
+    return padded.reshape(-1, ORDER, per_repetition, *shape).swapaxes(1, 2)
+
+
+def _in_pairs(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Return the blocks of all stacks, (n_stacks, n_blocks, ...), with a copy of the last if they are odd."""
+    return np.concatenate([blocks, blocks[:, blocks.shape[1] - blocks.shape[1] % PAIR :]], axis=1)
+
+
+def _flat(blocks: NDArray[Any]) -> NDArray[np.float32]:
+    """Return blocks in pairs as one flat array of float32."""
+    with np.errstate(over="ignore"):
+        return _in_pairs(blocks).astype(np.float32).ravel()
 
 
 def column_norms(directions: Array) -> Array:

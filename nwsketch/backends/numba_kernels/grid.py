@@ -1,8 +1,9 @@
-"""Cells of random grids: floor(x * scale + offset), one per feature.
+"""Cells of random grids: floor(x * scale + offset), one per feature, in float64.
 
-Work per row, repetition and feature: one multiply, add, floor, conversion and 64-bit multiply, vectorised
-over the rows of a tile, four features at a time, so that partial codes are read and written a quarter as
-often. Flat arrays and unsigned indices: see structured.py.
+Rows are loaded in panels of sixteen, one feature after the other in memory; a panel's cells of a repetition
+are joined in registers (vectors.py). Per row, repetition and feature: one multiply, add, floor, conversion
+and 64-bit multiply. float32 would be half as wide, but checking whether it is sure takes as many steps as it
+saves.
 """
 
 import math
@@ -10,36 +11,22 @@ import math
 import numpy as np
 from numba import njit
 
-from nwsketch.backends.numba_kernels.join import SPARSE_ROWS, to_buckets, to_buckets_of_tile
+from nwsketch.backends.numba_kernels.join import SPARSE_ROWS, to_buckets_of_tile
+from nwsketch.backends.numba_kernels.vectors import (
+    LANES,
+    as_long_words,
+    floor,
+    load,
+    multiply_add,
+    splat,
+    store_buckets,
+)
 
-#: Rows handled at a time: their partial codes, and their features if there are few, stay in the first cache.
-ROWS = 256
-#: Few rows are padded to a multiple of this, as many as a vector holds.
-LANES = 8
+#: Panels that are loaded before any is hashed, if their features take at most so many floats: a repetition's
+#: codes are written in longer pieces then.
+PANELS, LOADED_FLOATS = 16, 2**15
 
-_R0, _R1, _R2, _R3 = (np.uint64(i * ROWS) for i in range(4))
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _term(x, scale, offset, multiplier):
-    return np.uint64(np.int64(math.floor(x * scale + offset))) * multiplier
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _add_cells(x, scale, offset, multiplier, n_rows, joined):
-    for i in range(n_rows):
-        joined[i] += _term(x[i], scale, offset, multiplier)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _add_cells_of_four(x, scales, offsets, multipliers, j, h, n_rows, joined):
-    s0, s1, s2, s3 = scales[j, h], scales[j + 1, h], scales[j + 2, h], scales[j + 3, h]
-    o0, o1, o2, o3 = offsets[j, h], offsets[j + 1, h], offsets[j + 2, h], offsets[j + 3, h]
-    m0, m1, m2, m3 = multipliers[j, h], multipliers[j + 1, h], multipliers[j + 2, h], multipliers[j + 3, h]
-    for i in range(n_rows):
-        joined[i] += (_term(x[i], s0, o0, m0) + _term(x[_R1 + i], s1, o1, m1)) + (
-            _term(x[_R2 + i], s2, o2, m2) + _term(x[_R3 + i], s3, o3, m3)
-        )
+_0, _1, _LANES = np.uint64(0), np.uint64(1), np.uint64(LANES)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -47,43 +34,57 @@ def grid_codes(
     rows,  # in   (n_rows, n_features) float32 or float64
     begin,  # the rows wanted: begin <= row < end
     end,
-    scales,  # in   (n_features, n_hashes) float64
-    offsets,  # in   (n_features, n_hashes) float64, in [0, 1)
-    multipliers,  # in   (n_features, n_hashes) uint64
+    scales,  # in   (n_features, n_hashes) float64, in Fortran's order
+    offsets,  # in   (n_features, n_hashes) float64, in [0, 1), in Fortran's order
+    multipliers,  # in   (n_features, n_hashes) uint64, in Fortran's order
     shifts,  # in   (n_repetitions,) uint64
-    n_buckets,
-    rehashed,
+    n_buckets,  # uint64
     first,  # the repetitions wanted: first <= repetition < last
     last,
     codes,  # out  (last - first, n_rows) uint16 or uint32, of which the rows wanted are written
 ):
-    n_features = rows.shape[1]
-    per_repetition = scales.shape[1] // shifts.size
-    joined, features = np.empty(ROWS, np.uint64), np.zeros(n_features * ROWS)
-    for start in range(begin, end, ROWS):
-        size = min(ROWS, end - start)
-        n_rows = np.uint64(-(-size // LANES) * LANES)
+    n_features, n_rows = np.uint64(rows.shape[1]), np.uint64(codes.shape[1])
+    n_terms = np.uint64(scales.shape[1] // shifts.size) * n_features  # of a repetition
+    all_scales, all_offsets = scales.T.reshape(-1), offsets.T.reshape(-1)
+    all_multipliers, all_codes = multipliers.T.reshape(-1), codes.reshape(-1)
+    width = n_features * _LANES  # of a panel
+    n_panels = max(min(LOADED_FLOATS // (rows.shape[1] * LANES), PANELS, -(-(end - begin) // LANES)), 1)
+    features = np.zeros(np.uint64(n_panels) * width)
+    last_codes = np.empty(LANES, codes.dtype)
+    for start in range(begin, end, n_panels * LANES):
+        size = min(n_panels * LANES, end - start)
         for i in range(size):
+            place = np.uint64(i // LANES) * width + np.uint64(i % LANES)
             for j in range(n_features):
-                features[j * ROWS + i] = rows[start + i, j]
+                features[place + j * _LANES] = rows[start + i, j]
         for repetition in range(first, last):
-            joined[:size] = shifts[repetition]
-            for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
-                for j in range(0, n_features - 3, 4):
-                    _add_cells_of_four(
-                        features[j * ROWS :], scales, offsets, multipliers, j, h, n_rows, joined
-                    )
-                for j in range(n_features - n_features % 4, n_features):
-                    _add_cells(
-                        features[j * ROWS :], scales[j, h], offsets[j, h], multipliers[j, h], n_rows, joined
-                    )
-            to_buckets(joined[:size], n_buckets, rehashed, codes[repetition - first, start : start + size])
+            place, shift = (
+                np.uint64(repetition - first) * n_rows + np.uint64(start),
+                splat(shifts[repetition]),
+            )
+            first_term = np.uint64(repetition) * n_terms
+            for v in range(-(-size // LANES)):
+                code, t = shift, first_term
+                panel = np.uint64(v) * width
+                while t < first_term + n_terms:
+                    for p in range(panel, panel + width, _LANES):
+                        position = load(features, p) * splat(all_scales[t]) + splat(all_offsets[t])
+                        code = multiply_add(as_long_words(floor(position)), splat(all_multipliers[t]), code)
+                        t += _1
+                if (v + 1) * LANES <= size:
+                    store_buckets(all_codes, place, code, n_buckets)
+                    place += _LANES
+                else:
+                    store_buckets(last_codes, _0, code, n_buckets)
+                    for i in range(size - v * LANES):
+                        codes[repetition - first, start + v * LANES + i] = last_codes[i]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _add_cells_of_feature(x, scales, offsets, multipliers, joined):
     for h in range(joined.size):
-        joined[h] += _term(x, scales[h], offsets[h], multipliers[h])
+        cell = np.int64(math.floor(x * scales[h] + offsets[h]))
+        joined[h] += np.uint64(cell) * multipliers[h]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

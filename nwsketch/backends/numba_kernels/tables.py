@@ -3,8 +3,8 @@
 Repetitions are the outer loop: one repetition's table stays in the second-level cache while a
 block of rows passes. It is streamed in first (see :func:`warm`), which is faster than fetching its
 lines one by one as rows happen to need them: about half the time, or less, at 32,768 buckets and as many
-rows (tests/benchmarks/kernels.py). One target is spelt out, without an inner loop over
-the channels.
+rows (tests/benchmarks/kernels.py). One target is spelt out, without an inner loop over the channels: its sum
+and its count are added to as one.
 
 Within a cell rows are added in row order, so tables do not depend on how rows were cut into blocks
 or shared among threads.
@@ -13,10 +13,14 @@ or shared among threads.
 import numpy as np
 from numba import njit
 
+from nwsketch.backends.numba_kernels.vectors import add_pair
+
 #: A table is streamed in if it holds at most this many cells per row that is coming.
 CELLS_PER_ROW = 4
 #: Float64 values in a cache line.
 LINE = 8
+
+_2 = np.uint64(2)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -63,12 +67,9 @@ def accumulate(
         table = tables[repetition]
         warmth += warm(table, row_codes.size)
         if n_channels == 2:
-            for i in range(row_codes.size):
-                code = row_codes[i]
-                target, weight = values[i, 0], values[i, 1]  # both before the first is written: one access
-                total, count = table[code, 0], table[code, 1]
-                table[code, 0] = total + target
-                table[code, 1] = count + weight
+            cells, pairs = table.reshape(-1), values.reshape(-1)
+            for i in range(np.uint64(row_codes.size)):
+                add_pair(cells, _2 * np.uint64(row_codes[i]), pairs, _2 * i)
         else:
             for i in range(row_codes.size):
                 for c in range(n_channels):

@@ -1,0 +1,169 @@
+"""Rows in panels, and their products with directions, sums in registers.
+
+A panel holds sixteen rows, one feature after the other in memory. It is multiplied by two blocks of eight
+hashes at a time, in registers (vectors.py). Directions either stand in the coefficients as they are, or have
+factors (nwsketch.hashing.projections): every chunk of eight features is then transformed when it is loaded,
+and the sum of the chunks, times coefficients, once more. That takes d / 8 fused multiply-adds and 3 additions
+per row and hash instead of d. (tests/benchmarks/kernels.py measures it.)
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from nwsketch.backends.numba_kernels.vectors import (
+    LANES,
+    ORDER,
+    add,
+    block_of,
+    load,
+    load_block,
+    multiply_add,
+    splat,
+    splat_block,
+    store_block,
+)
+
+#: Blocks that are multiplied at a time: their sums, and what is made of them, fit the registers.
+PAIR = 2
+#: Products that are added one after the other before they are added to the sum of those before: errors of
+#: sums grow with the number of terms, and this cuts it. Features, and chunks of them.
+FEATURES_TOGETHER, CHUNKS_TOGETHER = 32, 8
+#: Rows of a smaller norm are left to float64: their float32 products might underflow.
+SMALLEST_NORM = 1e-25
+#: Elements that scratch arrays have more than they need: vectors of 64 bytes that straddle cache lines would
+#: take twice as long.
+PADDING = 16
+
+_CHUNK = np.uint64(ORDER * LANES)  # floats of a chunk of features, of a panel
+_0, _ORDER, _LANES = np.uint64(0), np.uint64(ORDER), np.uint64(LANES)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def aligned(buffer):  # all but PADDING elements, from the beginning of a cache line on
+    start = (-buffer.ctypes.data % 64) // buffer.itemsize
+    return buffer[start : start + buffer.size - PADDING]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _transform(a0, a1, a2, a3, a4, a5, a6, a7):
+    # H a, H the Hadamard matrix of order 8 (scipy.linalg.hadamard): 24 additions.
+    b0, b1, b2, b3 = a0 + a1, a0 - a1, a2 + a3, a2 - a3
+    b4, b5, b6, b7 = a4 + a5, a4 - a5, a6 + a7, a6 - a7
+    a0, a1, a2, a3 = b0 + b2, b1 + b3, b0 - b2, b1 - b3
+    a4, a5, a6, a7 = b4 + b6, b5 + b7, b4 - b6, b5 - b7
+    return a0 + a4, a1 + a5, a2 + a6, a3 + a7, a0 - a4, a1 - a5, a2 - a6, a3 - a7
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _transform_chunks(features, p, n_chunks):  # of the panel that begins at p, in place
+    for _ in range(n_chunks):
+        a0, a1, a2, a3, a4, a5, a6, a7 = load_block(features, p, _LANES)
+        store_block(features, p, _LANES, _transform(a0, a1, a2, a3, a4, a5, a6, a7))
+        p += _CHUNK
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def load_panel(
+    rows,  # in   (n_rows, n_features) float32 or float64
+    begin,  # the rows wanted: begin <= row < end, up to LANES
+    end,
+    scales,  # in   (n_columns,) float64, n_columns >= n_features: what features are multiplied by
+    by_chunk,  # whether directions have factors: n_columns is a multiple of ORDER then
+    largest_norm,  # above this norm (of the scaled row) float32 is of no use
+    panel,  # out  (n_columns * LANES,) float32: the scaled rows, again and again; every chunk transformed
+    norms,  # out  (LANES,) float32: norms of the scaled rows, rounded up; 0 for those in float64
+    in_float64,  # out  (LANES,) bool: rows whose codes must be computed by other means
+):
+    n_features = rows.shape[1]
+    width = -(-n_features // ORDER) * ORDER if by_chunk else n_features
+    squares = np.zeros(LANES)
+    panel[:] = 0
+    for copy in range(scales.size // width):
+        for j in range(np.uint64(n_features)):
+            k = np.uint64(copy * width) + j
+            scale = scales[k]
+            for i in range(np.uint64(end - begin)):
+                value = np.float32(np.float64(rows[np.uint64(begin) + i, j]) * scale)
+                panel[k * _LANES + i] = value
+                squares[i] += np.float64(value) ** 2
+    for i in range(LANES):
+        norm = math.sqrt(squares[i])
+        in_float64[i] = begin + i < end and not SMALLEST_NORM < norm < largest_norm
+        if in_float64[i] or begin + i >= end:  # anything that is far from an edge will do
+            norms[i] = 0
+            for column in range(scales.size):
+                panel[column * LANES + i] = 1
+        else:
+            norms[i] = np.float32(norm * 1.000001)
+    if by_chunk:
+        _transform_chunks(panel, _0, scales.size // ORDER)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _add_chunks(features, p, coefficients, j, distance, n_chunks):
+    # Sums of chunk times coefficient, of the block whose coefficients begin at j and of that ``distance`` on.
+    one = other = block_of(splat(np.float32(0)))
+    for _ in range(n_chunks):
+        x = load_block(features, p, _LANES)
+        one = multiply_add(splat_block(coefficients, j), x, one)
+        other = multiply_add(splat_block(coefficients, j + distance), x, other)
+        j += _ORDER
+        p += _CHUNK
+    return one, other
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _add_features(features, p, coefficients, j, distance, n_features):
+    # As _add_chunks, but every feature has coefficients of its own.
+    one = other = block_of(splat(np.float32(0)))
+    for _ in range(n_features):
+        x = block_of(load(features, p))
+        one = multiply_add(splat_block(coefficients, j), x, one)
+        other = multiply_add(splat_block(coefficients, j + distance), x, other)
+        j += _ORDER
+        p += _LANES
+    return one, other
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def project_pair(
+    features,  # in   panels, one after the other: see load_panel
+    v,  # which panel
+    n_features,  # of a row of the panel
+    coefficients,  # in   see projection_codes
+    first_block,  # of two
+    by_chunk,  # whether directions have factors
+):  # the projections of the rows by the hashes of the one block, and of the other
+    n_features = np.uint64(n_features)
+    p = np.uint64(v) * n_features * _LANES
+    if by_chunk:
+        distance = n_features
+        step, n_steps = np.uint64(CHUNKS_TOGETHER), n_features // _ORDER
+        j = np.uint64(first_block) * distance
+        one, other = _add_chunks(features, p, coefficients, j, distance, min(step, n_steps))
+        for done in range(step, n_steps, step):
+            begin = done * _ORDER
+            a, b = _add_chunks(
+                features, p + begin * _LANES, coefficients, j + begin, distance, min(step, n_steps - done)
+            )
+            one, other = add(one, a), add(other, b)
+        a0, a1, a2, a3, a4, a5, a6, a7 = one
+        b0, b1, b2, b3, b4, b5, b6, b7 = other
+        return _transform(a0, a1, a2, a3, a4, a5, a6, a7), _transform(b0, b1, b2, b3, b4, b5, b6, b7)
+    distance = n_features * _ORDER
+    step = np.uint64(FEATURES_TOGETHER)
+    j = np.uint64(first_block) * distance
+    one, other = _add_features(features, p, coefficients, j, distance, min(step, n_features))
+    for done in range(step, n_features, step):
+        a, b = _add_features(
+            features,
+            p + done * _LANES,
+            coefficients,
+            j + done * _ORDER,
+            distance,
+            min(step, n_features - done),
+        )
+        one, other = add(one, a), add(other, b)
+    return one, other

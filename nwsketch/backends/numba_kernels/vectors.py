@@ -1,0 +1,336 @@
+"""Vectors of sixteen numbers, for kernels that keep their sums in registers.
+
+LLVM turns a loop over rows into vector code by itself, but not one with another loop inside it, whose sums
+then travel through memory. Here a vector is a value like a number, to be used inside whatever loops: loaded
+from flat arrays, sixteen rows at a time, and stored there. A register of 512 bits holds sixteen float32;
+where registers are smaller, or numbers larger, LLVM takes several.
+
+A tuple of eight vectors is a block. Functions take vectors or blocks, element by element; so do ``+``, ``-``
+and ``*``, but of vectors alone. Nothing is fused or reordered but by :func:`multiply_add`.
+"""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+#: Numbers in a vector, and vectors in a block.
+LANES, ORDER = 16, 8
+
+
+class Vector(types.Type):
+    """Type of vectors of ``LANES`` numbers.
+
+    Parameters
+    ----------
+    element : numba type
+        float32, float64, uint32 or uint64.
+    """
+
+    def __init__(self, element: Any) -> None:
+        self.element = element
+        super().__init__(name=f"Vector({element})")
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """How LLVM holds a vector."""
+
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, _as_llvm(vector))
+
+
+FLOATS, DOUBLES = Vector(types.float32), Vector(types.float64)
+WORDS, LONG_WORDS = Vector(types.uint32), Vector(types.uint64)
+_INDEX = ir.IntType(64)
+_ELEMENTS = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.uint16: ir.IntType(16),
+    types.uint32: ir.IntType(32),
+    types.uint64: ir.IntType(64),
+}
+
+
+def _as_llvm(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(_ELEMENTS[vector.element], LANES)
+
+
+def _block(vector: Vector) -> Any:
+    return types.UniTuple(vector, ORDER)
+
+
+def _of(operand: Any) -> Any:  # the type of a vector, or of a block's vectors
+    return operand.dtype if isinstance(operand, types.UniTuple) else operand
+
+
+def _is_real(operand: Any) -> bool:
+    return _of(operand) in (FLOATS, DOUBLES)
+
+
+def _element_by_element(result: Vector, operands: tuple[Any, ...], make: Callable[..., Any]) -> Any:
+    """Return what an intrinsic has to: its signature, and what generates code for vectors or for blocks."""
+    blocks = isinstance(operands[0], types.UniTuple)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not blocks:
+            return make(builder, *arguments)
+        columns = zip(*(cgutils.unpack_tuple(builder, argument) for argument in arguments), strict=True)
+        vectors = [make(builder, *column) for column in columns]
+        return context.make_tuple(builder, signature.return_type, vectors)
+
+    return (_block(result) if blocks else result)(*operands), generate
+
+
+def _call(builder: Any, name: str, *arguments: Any) -> Any:
+    """Call LLVM's function of this name for vectors of the arguments' type."""
+    kind = arguments[0].type
+    suffix = f"v{LANES}" + {"float": "f32", "double": "f64"}.get(str(kind.element), str(kind.element))
+    function = ir.FunctionType(kind, [argument.type for argument in arguments])
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function, f"llvm.{name}.{suffix}"), arguments
+    )
+
+
+def _splat(builder: Any, number: Any) -> Any:
+    nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
+    first = builder.insert_element(nothing, number, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(first, nothing, zeros)
+
+
+def _places(context: Any, builder: Any, array_type: Any, array: Any, index: Any, stride: Any = None) -> Any:
+    """Return pointers to vectors of a flat array: to the one at an index, or to a block's."""
+    data = context.make_array(array_type)(context, builder, array).data
+    kind = _as_llvm(Vector(array_type.dtype)).as_pointer()
+    steps = [_INDEX(0)] if stride is None else [builder.mul(stride, _INDEX(o)) for o in range(ORDER)]
+    return [builder.bitcast(builder.gep(data, [builder.add(index, step)]), kind) for step in steps]
+
+
+# -- from memory and back -------------------------------------------------------------------------
+
+
+@intrinsic
+def load(typing, array, index):  # array[index : index + LANES]
+    def generate(context, builder, signature, arguments):
+        (place,) = _places(context, builder, signature.args[0], *arguments)
+        return builder.load(place, align=array.dtype.bitwidth // 8)
+
+    return Vector(array.dtype)(array, types.uint64), generate
+
+
+@intrinsic
+def store(typing, array, index, vector):  # array[index : index + LANES] = vector
+    def generate(context, builder, signature, arguments):
+        (place,) = _places(context, builder, signature.args[0], *arguments[:2])
+        builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, vector), generate
+
+
+@intrinsic
+def load_block(typing, array, index, stride):  # vector o of the block from index + o * stride on
+    def generate(context, builder, signature, arguments):
+        places = _places(context, builder, signature.args[0], *arguments)
+        vectors = [builder.load(place, align=array.dtype.bitwidth // 8) for place in places]
+        return context.make_tuple(builder, signature.return_type, vectors)
+
+    return _block(Vector(array.dtype))(array, types.uint64, types.uint64), generate
+
+
+@intrinsic
+def store_block(typing, array, index, stride, block):  # the reverse of load_block
+    def generate(context, builder, signature, arguments):
+        places = _places(context, builder, signature.args[0], *arguments[:3])
+        for place, vector in zip(places, cgutils.unpack_tuple(builder, arguments[3]), strict=True):
+            builder.store(vector, place, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, types.uint64, block), generate
+
+
+@intrinsic
+def splat(typing, number):  # a vector of equal numbers
+    return Vector(number)(number), lambda context, builder, signature, arguments: _splat(builder, *arguments)
+
+
+@intrinsic
+def splat_block(typing, array, index):  # vector o of the block is LANES times array[index + o]
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        places = [builder.gep(data, [builder.add(arguments[1], _INDEX(o))]) for o in range(ORDER)]
+        vectors = [_splat(builder, builder.load(place)) for place in places]
+        return context.make_tuple(builder, signature.return_type, vectors)
+
+    return _block(Vector(array.dtype))(array, types.uint64), generate
+
+
+@intrinsic
+def block_of(typing, vector):  # eight times the same vector
+    def generate(context, builder, signature, arguments):
+        return context.make_tuple(builder, signature.return_type, list(arguments) * ORDER)
+
+    return _block(vector)(vector), generate
+
+
+@intrinsic
+def add_pair(typing, array, index, others, other_index):  # array[index : index + 2] += others[... : ... + 2]
+    def generate(context, builder, signature, arguments):
+        def place(number):
+            data = context.make_array(signature.args[number])(context, builder, arguments[number]).data
+            pair = ir.VectorType(_ELEMENTS[array.dtype], 2)
+            return builder.bitcast(builder.gep(data, [arguments[number + 1]]), pair.as_pointer())
+
+        align = array.dtype.bitwidth // 8
+        pairs = [builder.load(place(number), align=align) for number in (0, 2)]
+        builder.store(builder.fadd(*pairs), place(0), align=align)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, others, types.uint64), generate
+
+
+# -- arithmetic -----------------------------------------------------------------------------------
+
+
+@intrinsic
+def add(typing, a, b):  # a + b, also of blocks
+    return _element_by_element(_of(a), (a, b), lambda builder, a, b: builder.fadd(a, b))
+
+
+def _operator(symbol: Callable[..., Any], opcode: str) -> None:
+    @intrinsic
+    def operation(typing, a, b):
+        name = f"f{opcode}" if _is_real(a) else opcode
+        return _element_by_element(a, (a, b), lambda builder, a, b: getattr(builder, name)(a, b))
+
+    @overload(symbol, inline="always")
+    def overloaded(a, b):
+        return (lambda a, b: operation(a, b)) if isinstance(a, Vector) and a == b else None
+
+
+_operator(operator.add, "add")
+_operator(operator.sub, "sub")
+_operator(operator.mul, "mul")
+
+
+@intrinsic
+def multiply_add(typing, a, b, c):  # a * b + c; of reals fused where the machine can, of words it wraps
+    def make(builder, a, b, c):
+        return _call(builder, "fmuladd", a, b, c) if is_real else builder.add(builder.mul(a, b), c)
+
+    is_real = _is_real(c)
+    return _element_by_element(_of(c), (a, b, c), make)
+
+
+@intrinsic
+def magnitude(typing, a):  # |a|
+    return _element_by_element(_of(a), (a,), lambda builder, a: _call(builder, "fabs", a))
+
+
+@intrinsic
+def distance(typing, a, b):  # |a - b|
+    return _element_by_element(
+        _of(a), (a, b), lambda builder, a, b: _call(builder, "fabs", builder.fsub(a, b))
+    )
+
+
+@intrinsic
+def nearest(typing, a):  # the whole number nearest to it, of two the even one
+    return _element_by_element(_of(a), (a,), lambda builder, a: _call(builder, "rint", a))
+
+
+@intrinsic
+def floor(typing, a):  # the largest whole number that is not above
+    return _element_by_element(_of(a), (a,), lambda builder, a: _call(builder, "floor", a))
+
+
+@intrinsic
+def lesser(typing, a, b):  # of NaN and b, b
+    return _element_by_element(
+        _of(a), (a, b), lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b)
+    )
+
+
+@intrinsic
+def greater(typing, a, b):  # of NaN and b, b
+    return _element_by_element(
+        _of(a), (a, b), lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b)
+    )
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def least(a):  # of a block's vectors
+    return lesser(
+        lesser(lesser(a[0], a[1]), lesser(a[2], a[3])), lesser(lesser(a[4], a[5]), lesser(a[6], a[7]))
+    )
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def greatest(a):  # of a block's vectors
+    return greater(
+        greater(greater(a[0], a[1]), greater(a[2], a[3])), greater(greater(a[4], a[5]), greater(a[6], a[7]))
+    )
+
+
+# -- cells ----------------------------------------------------------------------------------------
+
+
+@intrinsic
+def as_words(typing, a):  # whole numbers, negative ones too, as they count in arithmetic that wraps
+    return _element_by_element(WORDS, (a,), lambda builder, a: builder.fptosi(a, _as_llvm(WORDS)))
+
+
+@intrinsic
+def as_long_words(typing, a):  # the same of reals, or of words, which are taken to have a sign
+    def make(builder, a):
+        return (builder.fptosi if is_real else builder.sext)(a, _as_llvm(LONG_WORDS))
+
+    is_real = _is_real(a)
+    return _element_by_element(LONG_WORDS, (a,), make)
+
+
+@intrinsic
+def store_buckets(typing, codes, index, joined, n_buckets):  # rehashed, as join.to_bucket does
+    def generate(context, builder, signature, arguments):
+        codes_, index, joined, n_buckets = arguments
+        half = ir.Constant(joined.type, [32] * LANES)
+        buckets = builder.lshr(builder.mul(builder.lshr(joined, half), _splat(builder, n_buckets)), half)
+        (place,) = _places(context, builder, signature.args[0], codes_, index)
+        width = codes.dtype.bitwidth
+        builder.store(
+            builder.trunc(buckets, ir.VectorType(ir.IntType(width), LANES)), place, align=width // 8
+        )
+        return context.get_dummy_value()
+
+    return types.void(codes, types.uint64, joined, types.uint64), generate
+
+
+@intrinsic
+def shift_in_signs(typing, words, floats):  # 2 * words, plus 1 where the sign bit of a float32 is set
+    def make(builder, words, floats):
+        bits = builder.bitcast(floats, words.type)
+        return _call(builder, "fshl", words, bits, ir.Constant(words.type, [1] * LANES))
+
+    return _element_by_element(WORDS, (words, floats), make)
+
+
+@intrinsic
+def opposite_bits(typing, words, others, mask):  # ~(words ^ others) & mask
+    def make(builder, words, others, mask):
+        return builder.and_(builder.not_(builder.xor(words, others)), mask)
+
+    return _element_by_element(WORDS, (words, others, mask), make)
+
+
+@intrinsic
+def lanes_not_above(typing, a, b):  # uint64: bit i is 1 unless a > b in lane i
+    def generate(context, builder, signature, arguments):
+        mask = builder.fcmp_unordered("<=", *arguments)
+        return builder.zext(builder.bitcast(mask, ir.IntType(LANES)), ir.IntType(64))
+
+    return types.uint64(a, b), generate

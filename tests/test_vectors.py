@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+from numba import njit
+from numpy.testing import assert_array_equal
+
+from nwsketch.backends.numba_kernels import vectors
+from nwsketch.backends.numba_kernels.vectors import LANES, ORDER
+
+RNG = np.random.default_rng(0)
+ZERO, STRIDE = np.uint64(0), np.uint64(LANES)
+
+
+def floats(dtype=np.float32):
+    """Numbers of both signs and sizes, among them zeros, halves and NaN."""
+    numbers = (RNG.normal(size=ORDER * LANES) * 10.0 ** RNG.integers(-3, 4, ORDER * LANES)).astype(dtype)
+    numbers[:8] = [0.0, -0.0, 0.5, 1.5, -2.5, np.nan, 3.0, -3.0]
+    return numbers
+
+
+def run(function, result_type, *arrays):
+    """Call a function of vectors on the first vectors of the arrays, and on their first blocks."""
+
+    @njit
+    def of_vectors(a, b, c, out):
+        vectors.store(
+            out, ZERO, function(vectors.load(a, ZERO), vectors.load(b, ZERO), vectors.load(c, ZERO))
+        )
+
+    @njit
+    def of_blocks(a, b, c, out):
+        a, b = vectors.load_block(a, ZERO, STRIDE), vectors.load_block(b, ZERO, STRIDE)
+        vectors.store_block(out, ZERO, STRIDE, function(a, b, vectors.load_block(c, ZERO, STRIDE)))
+
+    arrays = arrays + (arrays[-1],) * (3 - len(arrays))
+    one, eight = np.zeros(LANES, result_type), np.zeros(ORDER * LANES, result_type)
+    of_vectors(*arrays, one)
+    of_blocks(*arrays, eight)
+    assert_array_equal(one, eight[:LANES])
+    return eight
+
+
+OF_FLOATS = {
+    "add": (lambda a, b, c: vectors.add(a, b), lambda a, b: a + b),
+    "magnitude": (lambda a, b, c: vectors.magnitude(a), lambda a, b: abs(a)),
+    "distance": (lambda a, b, c: vectors.distance(a, b), lambda a, b: abs(a - b)),
+    "nearest": (lambda a, b, c: vectors.nearest(a), lambda a, b: np.rint(a)),
+    "floor": (lambda a, b, c: vectors.floor(a), lambda a, b: np.floor(a)),
+    "lesser": (lambda a, b, c: vectors.lesser(a, b), lambda a, b: np.where(a < b, a, b)),
+    "greater": (lambda a, b, c: vectors.greater(a, b), lambda a, b: np.where(a > b, a, b)),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", OF_FLOATS)
+def test_functions_of_floats_are_those_of_numpy(name, dtype):
+    ours, numpys = OF_FLOATS[name]
+    a, b = floats(dtype), floats(dtype)
+    assert_array_equal(run(njit(inline="always")(ours), dtype, a, b), numpys(a, b))
+
+
+def test_multiply_add_rounds_once_or_twice():
+    a, b, c = floats(), floats(), floats()
+    exact = a.astype(np.float64) * b + c
+    got = run(njit(inline="always")(lambda a, b, c: vectors.multiply_add(a, b, c)), np.float32, a, b, c)
+    assert_array_equal(np.isnan(got), np.isnan(exact))
+    error = 2.0**-23 * (np.abs(a.astype(np.float64) * b) + np.abs(c))
+    assert (np.isnan(got) | (np.abs(got - exact) <= error)).all()
+
+
+def test_words_wrap():
+    a, b, c = (RNG.integers(0, 2**64, ORDER * LANES, dtype=np.uint64) for _ in range(3))
+    got = run(njit(inline="always")(lambda a, b, c: vectors.multiply_add(a, b, c)), np.uint64, a, b, c)
+    assert_array_equal(got, a * b + c)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_operators_of_vectors(dtype):
+    @njit
+    def compute(a, b, out):
+        a, b = vectors.load(a, ZERO), vectors.load(b, ZERO)
+        vectors.store(out, ZERO, (a + b) * a - b)
+
+    a, b, out = floats(dtype), floats(dtype), np.zeros(LANES, dtype)
+    compute(a, b, out)
+    a, b = a[:LANES], b[:LANES]
+    assert_array_equal(out, (a + b) * a - b)
+
+
+def test_whole_numbers_as_words():
+    whole = RNG.integers(-(2**23), 2**23, ORDER * LANES).astype(np.float32)
+    long_words = run(njit(inline="always")(lambda a, b, c: vectors.as_long_words(a)), np.uint64, whole)
+    assert_array_equal(long_words.view(np.int64), whole)
+    words = run(njit(inline="always")(lambda a, b, c: vectors.as_words(a)), np.uint32, whole)
+    assert_array_equal(words.view(np.int32), whole)
+    again = run(njit(inline="always")(lambda a, b, c: vectors.as_long_words(a)), np.uint64, words)
+    assert_array_equal(again, long_words)
+
+
+def test_signs_are_shifted_in_from_below():
+    words, numbers = RNG.integers(0, 2**32, ORDER * LANES, dtype=np.uint32), floats()
+    shift = njit(inline="always")(lambda a, b, c: vectors.shift_in_signs(a, b))
+
+    @njit
+    def compute(words, numbers, out):
+        words, numbers = vectors.load(words, ZERO), vectors.load(numbers, ZERO)
+        vectors.store(out, ZERO, shift(words, numbers, numbers))
+
+    out = np.zeros(LANES, np.uint32)
+    compute(words, numbers, out)
+    assert_array_equal(out, (words * np.uint32(2) + np.signbit(numbers))[:LANES])
+
+
+def test_opposite_bits():
+    a, b, c = (RNG.integers(0, 2**32, ORDER * LANES, dtype=np.uint32) for _ in range(3))
+    got = run(njit(inline="always")(lambda a, b, c: vectors.opposite_bits(a, b, c)), np.uint32, a, b, c)
+    assert_array_equal(got, ~(a ^ b) & c)
+
+
+def test_lanes_not_above_counts_nan():
+    @njit
+    def compute(a, b):
+        return vectors.lanes_not_above(vectors.load(a, ZERO), vectors.load(b, ZERO))
+
+    a, b = floats(), floats()
+    assert compute(a, b) == sum(1 << i for i in range(LANES) if not a[i] > b[i])
+
+
+def test_least_and_greatest_of_a_block():
+    @njit
+    def compute(a, low, high):
+        block = vectors.load_block(a, ZERO, STRIDE)
+        vectors.store(low, ZERO, vectors.least(block))
+        vectors.store(high, ZERO, vectors.greatest(block))
+
+    a, low, high = RNG.normal(size=ORDER * LANES), np.zeros(LANES), np.zeros(LANES)
+    compute(a, low, high)
+    assert_array_equal(low, a.reshape(ORDER, LANES).min(axis=0))
+    assert_array_equal(high, a.reshape(ORDER, LANES).max(axis=0))
+
+
+def test_splats():
+    @njit
+    def compute(a, one, eight, copies):
+        vectors.store(one, ZERO, vectors.splat(a[3]))
+        vectors.store_block(eight, ZERO, STRIDE, vectors.splat_block(a, np.uint64(2)))
+        vectors.store_block(copies, ZERO, STRIDE, vectors.block_of(vectors.load(a, ZERO)))
+
+    a, one, eight, copies = RNG.normal(size=LANES), *(np.zeros(n * LANES) for n in (1, ORDER, ORDER))
+    compute(a, one, eight, copies)
+    assert_array_equal(one, np.full(LANES, a[3]))
+    assert_array_equal(eight, a[2 : 2 + ORDER].repeat(LANES))
+    assert_array_equal(copies, np.tile(a, ORDER))
+
+
+def test_pairs_are_added():
+    @njit
+    def compute(a, b):
+        vectors.add_pair(a, np.uint64(3), b, np.uint64(1))
+
+    a, b = RNG.normal(size=6), RNG.normal(size=4)
+    expected = a.copy()
+    expected[3:5] += b[1:3]
+    compute(a, b)
+    assert_array_equal(a, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_buckets_are_those_of_numpy(dtype):
+    joined, codes = RNG.integers(0, 2**64, LANES, dtype=np.uint64), np.zeros(LANES + 1, dtype)
+
+    @njit
+    def compute(joined, codes):
+        vectors.store_buckets(codes, np.uint64(1), vectors.load(joined, ZERO), np.uint64(50_000))
+
+    compute(joined, codes)
+    assert_array_equal(codes[1:], (joined >> np.uint64(32)) * np.uint64(50_000) >> np.uint64(32))
+    assert codes[0] == 0
