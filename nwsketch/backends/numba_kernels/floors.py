@@ -62,7 +62,7 @@ def hash_by_floors(
     n_columns, n_blocks = features.size // norms.size, hashes.n_blocks
     first_repetition = stack * ORDER
     cells = aligned(np.empty(n_blocks * ORDER * LANES + PADDING, np.uint32))
-    changes = aligned(np.zeros(ORDER * LANES + LANES, np.uint64))
+    changes = aligned(np.zeros(ORDER * LANES + PADDING, np.uint64))
     all_codes, last_codes = codes.reshape(-1), np.empty(LANES, codes.dtype)
     for v in range(norms.size // LANES):
         row_norms = load(norms, np.uint64(v) * _LANES)
@@ -112,7 +112,7 @@ def _mend(
     unsure,  # uint64: bit i is 1 if a projection of the panel's row i lies within its error of an edge
     first,  # of PAIR hashes of each repetition
     cells,  # in   (n_blocks * ORDER * LANES,) uint32: as they were taken
-    changes,  # in/out  (>= ORDER * LANES,) uint64: what to add to the joined cells
+    changes,  # in/out  (ORDER * LANES,) uint64: what to add to the joined cells
 ):
     # In a function of its own, lest registers be kept free for what is rare: positions are made again.
     positions = np.empty(PAIR * ORDER * LANES, np.float32)

@@ -1,6 +1,6 @@
 """Cells of random grids: floor(x * scale + offset), one per feature, in float64.
 
-Rows are loaded in panels of sixteen, one feature after the other in memory; a panel's cells of a repetition
+Rows are loaded in panels, one feature after the other in memory; a panel's cells of a repetition
 are joined in registers (vectors.py). Per row, repetition and feature: one multiply, add, floor, conversion
 and 64-bit multiply. float32 would be half as wide, but checking whether it is sure takes as many steps as it
 saves.

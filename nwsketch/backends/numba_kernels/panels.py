@@ -1,10 +1,10 @@
 """Rows in panels, and their products with directions, sums in registers.
 
-A panel holds sixteen rows, one feature after the other in memory. It is multiplied by two blocks of eight
-hashes at a time, in registers (vectors.py). Directions either stand in the coefficients as they are, or have
-factors (nwsketch.hashing.projections): every chunk of eight features is then transformed when it is loaded,
-and the sum of the chunks, times coefficients, once more. That takes d / 8 fused multiply-adds and 3 additions
-per row and hash instead of d. (tests/benchmarks/kernels.py measures it.)
+A panel holds as many rows as a vector has lanes, one feature after the other in memory. It is multiplied by
+two blocks of eight hashes at a time, in registers (vectors.py). Directions either stand in the coefficients
+as they are, or have factors (nwsketch.hashing.projections): every chunk of eight features is then transformed
+when it is loaded, and the sum of the chunks, times coefficients, once more. That takes d / 8 fused
+multiply-adds and 3 additions per row and hash instead of d. (tests/benchmarks/kernels.py measures it.)
 """
 
 import math

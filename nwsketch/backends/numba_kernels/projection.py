@@ -22,7 +22,7 @@ from nwsketch.backends.numba_kernels.signs import WORD, join_signs, pack_signs
 from nwsketch.backends.numba_kernels.vectors import LANES, ORDER
 
 #: Panels that are loaded before any is hashed, if their features take at most so many floats: a repetition's
-#: codes are written in longer pieces then. Written 32 bytes here and there, they would cost much of the time.
+#: codes are written in longer pieces then. A few bytes here and there would cost much of the time.
 PANELS, LOADED_FLOATS = 32, 2**16
 
 #: The arguments of projection_codes that tell what is hashed; ``n_blocks`` and ``per_repetition`` are the

@@ -1,9 +1,9 @@
-"""Vectors of sixteen numbers, for kernels that keep their sums in registers.
+"""Vectors of numbers, for kernels that keep their sums in registers.
 
 LLVM turns a loop over rows into vector code by itself, but not one with another loop inside it, whose sums
 then travel through memory. Here a vector is a value like a number, to be used inside whatever loops: loaded
-from flat arrays, sixteen rows at a time, and stored there. A register of 512 bits holds sixteen float32;
-where registers are smaller, or numbers larger, LLVM takes several.
+from flat arrays, so many rows at a time, and stored there. A register holds as many float32; of larger
+numbers LLVM takes two.
 
 A tuple of eight vectors is a block. Functions take vectors or blocks, element by element; so do ``+``, ``-``
 and ``*``, but of vectors alone. Nothing is fused or reordered but by :func:`multiply_add`.
@@ -13,13 +13,16 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-#: Numbers in a vector, and vectors in a block.
-LANES, ORDER = 16, 8
+#: Numbers in a vector: float32 that fill a register of AVX-512, or else one of AVX2, where sixteen would need
+#: twice the registers that there are.
+LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+#: Vectors in a block.
+ORDER = 8
 
 
 class Vector(types.Type):
