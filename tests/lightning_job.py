@@ -1,6 +1,6 @@
-"""Two processes of Lightning's strategy "ddp", which starts this script anew: run by test_trainers_lightning.py.
+"""Two processes of Lightning's strategy "ddp", which starts this script once more itself.
 
-``python lightning_job.py folder`` writes to the folder what each process drew.
+``python lightning_job.py folder``, run by test_trainers_lightning.py, writes to the folder what each drew.
 """
 
 import sys
@@ -84,8 +84,7 @@ def main(folder):
     resumed, _ = train(folder, make_sampler, folder / f"step={STOP}.ckpt")
     answers["resumed"] = resumed.drawn
     answers["equal"] = all(
-        torch.equal(one, other)
-        for one, other in zip(model.parameters(), resumed.parameters(), strict=True)
+        torch.equal(one, other) for one, other in zip(model.parameters(), resumed.parameters(), strict=True)
     )
     alone = SketchSampler(X, num_samples=NUM_SAMPLES, switch=None, seed=0, ranks=None)
     try:

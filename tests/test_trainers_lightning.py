@@ -1,4 +1,4 @@
-"""Training by PyTorch Lightning itself: losses reported, checkpoints resumed, the sampler left in its place."""
+"""Training by PyTorch Lightning itself: losses reported, runs resumed, the sampler left in its place."""
 
 import os
 import subprocess
@@ -20,14 +20,8 @@ from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
 from nwsketch.training import SketchSampler  # noqa: E402
 from nwsketch.training.lightning import SketchCallback  # noqa: E402
 
-pytestmark = [
-    # Lightning's own use of PyTorch's trees; theirs to change.
-    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
-    # Advice on speed, which says nothing of what is tested.
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-    # A resumed run goes on in the folder of the first.
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-]
+# A resumed run goes on in the folder of the first.
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 
 N_STEPS = NUM_SAMPLES // BATCH
 #: Of every trainer: short, on this machine alone, and silent.
@@ -58,9 +52,7 @@ def fit(sampler, *, save=None, checkpoint=None, loader=None, **options):
     sketch = SketchCallback(sampler)
     model = Trained(sketch, **(loader or {}))
     callbacks = [sketch] if save is None else [sketch, ModelCheckpoint(save_top_k=-1, **save)]
-    trainer = Trainer(
-        callbacks=callbacks, **(QUIET | {"enable_checkpointing": save is not None} | options)
-    )
+    trainer = Trainer(callbacks=callbacks, **(QUIET | {"enable_checkpointing": save is not None} | options))
     trainer.fit(model, ckpt_path=checkpoint)
     return model, sketch, trainer
 
@@ -117,9 +109,7 @@ def test_a_checkpoint_at_the_end_of_an_epoch_begins_the_next_one(tmp_path):
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_iterators_that_are_made_and_not_used_cost_no_epoch(n_workers):
     whole, *_ = fit(make_sampler(), loader={"num_workers": n_workers})
-    reloaded, *_ = fit(
-        make_sampler(), loader={"num_workers": n_workers}, reload_dataloaders_every_n_epochs=1
-    )
+    reloaded, *_ = fit(make_sampler(), loader={"num_workers": n_workers}, reload_dataloaders_every_n_epochs=1)
     assert reloaded.drawn == whole.drawn
     sketch = SketchCallback(make_sampler())
     model, trainer = Trained(sketch, num_workers=n_workers), Trainer(callbacks=[sketch], **QUIET)
@@ -149,7 +139,10 @@ def ddp_trainer():
 
 def test_lightning_replaces_a_sampler_and_not_that_of_the_callback():
     sampler = make_sampler()
-    connector, loader = ddp_trainer()._data_connector, SketchCallback(sampler).loader(DATASET, batch_size=BATCH)
+    connector, loader = (
+        ddp_trainer()._data_connector,
+        SketchCallback(sampler).loader(DATASET, batch_size=BATCH),
+    )
     assert connector._prepare_dataloader(loader, shuffle=True, mode=RunningStage.TRAINING) is loader
     plain = DataLoader(sampler.wrap(DATASET), batch_size=BATCH, sampler=sampler)
     replaced = connector._prepare_dataloader(plain, shuffle=True, mode=RunningStage.TRAINING)

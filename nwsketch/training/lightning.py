@@ -1,4 +1,4 @@
-"""A callback of PyTorch Lightning that reports losses to a sampler, saves and logs it (the extra ``lightning``)."""
+"""A callback of PyTorch Lightning that feeds, saves and logs a sampler (the extra ``lightning``)."""
 
 from __future__ import annotations
 
@@ -58,8 +58,13 @@ class SketchCallback(Callback):
     >>> x, y = torch.randn(1000, 5), torch.arange(1000) % 2
     >>> sketch = SketchCallback(SketchSampler(x, labels=y, num_samples=500, seed=0))
     >>> loader = sketch.loader(torch.utils.data.TensorDataset(x, y), batch_size=100)
-    >>> trainer = Trainer(max_epochs=3, callbacks=[sketch])
-    >>> trainer.fit(Model(), loader)  # doctest: +SKIP
+    >>> quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    >>> trainer = Trainer(
+    ...     max_epochs=3, callbacks=[sketch], accelerator="cpu", enable_checkpointing=False, **quiet
+    ... )
+    >>> trainer.fit(Model(), loader)
+    >>> int(trainer.callback_metrics["sampler/epoch"])
+    2
     """
 
     def __init__(self, sampler: SketchSampler | Callable[[], SketchSampler]) -> None:
@@ -87,7 +92,8 @@ class SketchCallback(Callback):
         DataLoader
             Of batches (index, weight, sample).
         """
-        return _Loader(self.sampler.wrap(dataset), sampler=self._passes, **options)
+        wrapped: Any = self.sampler.wrap(dataset)
+        return _Loader(wrapped, sampler=self._passes, **options)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the samplers of all processes; called by Lightning in all of them.
@@ -147,14 +153,14 @@ class SketchCallback(Callback):
             names = ", ".join(type(sampler).__name__ for sampler in samplers)
             raise ValueError(
                 f"The training loader draws by {names}, not by the sampler of SketchCallback: make it by "
-                "SketchCallback.loader(dataset, ...), which use_distributed_sampler=True leaves alone, and keep "
-                "overfit_batches=0, which replaces every sampler."
+                "SketchCallback.loader(dataset, ...), which use_distributed_sampler=True leaves alone, and "
+                "keep overfit_batches=0, as Lightning replaces every sampler otherwise."
             )
         n_processes = self.sampler.num_samples // len(self.sampler)
         if n_processes != trainer.world_size:
             raise ValueError(
-                f"The sampler draws for {n_processes} process(es), but {trainer.world_size} train together: give "
-                "SketchCallback a function that makes the sampler, and call SketchCallback.loader in "
+                f"The sampler draws for {n_processes} process(es), but {trainer.world_size} train together: "
+                "give SketchCallback a function that makes the sampler, and call SketchCallback.loader in "
                 "train_dataloader, when the processes have met."
             )
 

@@ -15,7 +15,7 @@ except ImportError as error:
     ) from error
 
 
-class SketchDataLoader(StatefulDataLoader):  # type: ignore[misc]
+class SketchDataLoader(StatefulDataLoader):
     """A ``StatefulDataLoader`` whose state holds that of its sampler, after the last ``sampler.update``.
 
     The loader by itself would save the sampler with every batch that is prefetched, before the losses of
@@ -63,8 +63,8 @@ class SketchDataLoader(StatefulDataLoader):  # type: ignore[misc]
         steps = options.get("snapshot_every_n_steps", 1)
         if steps != 1:
             raise ValueError(
-                f"snapshot_every_n_steps={steps!r} would resume after older batches than those whose losses the "
-                "sampler knows: leave it at 1. The sampler is saved by state_dict() alone, not at every step."
+                f"snapshot_every_n_steps={steps!r} would resume after older batches than those whose losses "
+                "the sampler knows: leave it at 1. Only state_dict() saves the sampler, not every step."
             )
         super().__init__(dataset, sampler=Passes(sampler), **options)
 
