@@ -24,7 +24,7 @@ except ImportError as error:
 
 
 class SketchCallback(Callback):
-    """Draw the examples that a ``Trainer`` of Lightning trains on by a :class:`SketchSampler`.
+    """Draw the examples that a ``Trainer`` of Lightning trains on by a ``SketchSampler``.
 
     ``training_step`` returns ``{"loss": ..., "index": index, "losses": losses}``; the callback reports the
     losses of every batch, saves the sampler in Lightning's checkpoints and restores it, within an epoch too,

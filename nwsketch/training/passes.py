@@ -12,7 +12,7 @@ from nwsketch.training.sampler import SketchSampler
 
 
 class Passes(DistributedSampler[WeightedIndex]):
-    """The passes of a :class:`SketchSampler`, one after the other.
+    """The passes of a :class:`~nwsketch.training.SketchSampler`, one after the other.
 
     Its base class tells Lightning that the processes share the draw already, so that it is not replaced. Its
     empty state tells torchdata to save nothing with every batch, and to skip nothing when it resumes: the
