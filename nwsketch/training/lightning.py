@@ -6,17 +6,16 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from torch import distributed
-from torch.utils.data import DataLoader
-
+from nwsketch.training import SketchSampler
 from nwsketch.training.distributed import is_distributed
 from nwsketch.training.passes import Passes
 from nwsketch.training.report import split_metrics
-from nwsketch.training.sampler import SketchSampler
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.utilities import CombinedLoader
+    from torch import distributed
+    from torch.utils.data import DataLoader
 except ImportError as error:
     raise ImportError(
         'nwsketch.training.lightning needs PyTorch Lightning: pip install "nwsketch[lightning]"'

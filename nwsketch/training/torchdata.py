@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nwsketch.training import SketchSampler
 from nwsketch.training.passes import Passes
-from nwsketch.training.sampler import SketchSampler
 
 try:
     from torchdata.stateful_dataloader import StatefulDataLoader
