@@ -4,7 +4,6 @@
 """
 
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,6 @@ def train(folder, sampler, checkpoint=None):
 
 
 def main(folder):
-    warnings.filterwarnings("ignore", category=UserWarning)
     model, trainer = train(folder, make_sampler)
     answers = {
         "drawn": model.drawn,
