@@ -206,7 +206,7 @@ class Watch:
     tried = []
 
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "matplotlib", "polars", "tqdm", "dask", "distributed", "pyspark"):
+        if name in ("torch", "matplotlib", "polars", "tqdm", "dask", "distributed", "pyspark", "lightning"):
             self.tried.append(name)
 
 sys.meta_path.insert(0, Watch())

@@ -127,6 +127,37 @@ def test_a_remainder_that_a_loader_drops_is_an_empty_epoch_at_most():
     assert first + train(resumed, drop_last=True)[0] == whole
 
 
+def rows_of_an_epoch(sampler, n_trained):
+    """Begin a pass, report the losses of the first examples, and return all of its rows."""
+    sampler.wrap(range(N_ROWS))
+    rows = torch.tensor([drawn.row for drawn in sampler])
+    sampler.update(rows[:n_trained], loss_of(rows[:n_trained], sampler.epoch))
+    return rows.tolist()
+
+
+def test_an_epoch_that_was_finished_early_is_not_gone_on_with():
+    sampler, left, over = make_sampler(), make_sampler(), make_sampler()
+    rows_of_an_epoch(sampler, 100)
+    left.load_state_dict(sampler.state_dict())
+    sampler.finish_epoch()
+    over.load_state_dict(sampler.state_dict())
+    assert (left.epoch, len(rows_of_an_epoch(left, 12))) == (0, 12)
+    assert (over.epoch, len(rows_of_an_epoch(over, 112))) == (1, 112)
+    assert over.metrics()["epoch"] == 1
+
+
+def test_a_new_iterator_goes_on_with_an_epoch_when_told_to():
+    sampler = make_sampler()
+    sampler.resume_epoch()  # there is none yet
+    rows = rows_of_an_epoch(sampler, 30)
+    sampler.resume_epoch()
+    assert sampler.epoch == 0
+    assert rows_of_an_epoch(sampler, 82) == rows[30:]
+    sampler.resume_epoch()  # it is over
+    assert sampler.epoch == 1
+    assert len(rows_of_an_epoch(sampler, 30)) == 112
+
+
 def test_saving_changes_nothing():
     quiet, busy = make_sampler(refresh=16), make_sampler(refresh=16)
     whole, _ = train(quiet)

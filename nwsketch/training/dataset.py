@@ -30,7 +30,7 @@ class WeightedDataset:
     Parameters
     ----------
     dataset : map-style data set
-        Its ``__getitems__`` is used where it has one.
+        Its ``__getitems__`` is used where it has one, and its ``state_dict``, by loaders that save it.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -57,6 +57,20 @@ class WeightedDataset:
         return [
             (each.row, np.float32(each.weight), sample) for each, sample in zip(drawn, samples, strict=True)
         ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the data set, empty if it has none."""
+        return self.dataset.state_dict() if hasattr(self.dataset, "state_dict") else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of the data set, if it has any.
+
+        Parameters
+        ----------
+        state : dict
+        """
+        if hasattr(self.dataset, "load_state_dict"):
+            self.dataset.load_state_dict(state)
 
 
 class WeightedCollate:

@@ -1,8 +1,9 @@
-"""What a sampler drew in an epoch, example by example: numbers for pictures and tests of one's own."""
+"""What a sampler tells of an epoch: its draw, example by example, and its metrics for those who log them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,3 +36,29 @@ class EpochReport(NamedTuple):
     class_sizes: NDArray[np.int64] | None
     predicted: Array
     losses: Array
+
+
+def split_metrics(metrics: Mapping[str, Any], prefix: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Return numbers and texts apart, as loggers want them.
+
+    Parameters
+    ----------
+    metrics : mapping
+        What ``metrics()`` returned.
+    prefix : str
+        Put before every name, with a slash.
+
+    Returns
+    -------
+    numbers : dict of str to float
+        NaN where nothing is known.
+    texts : dict of str to str
+
+    Examples
+    --------
+    >>> split_metrics({"mode": "sampled", "largest_weight": 2}, "sampler")
+    ({'sampler/largest_weight': 2.0}, {'sampler/mode': 'sampled'})
+    """
+    texts = {f"{prefix}/{name}": value for name, value in metrics.items() if isinstance(value, str)}
+    numbers = {f"{prefix}/{name}": float(v) for name, v in metrics.items() if not isinstance(v, str)}
+    return numbers, texts

@@ -263,6 +263,21 @@ class SketchSampler(Sampler[WeightedIndex]):
             self._journal.add(rows, losses, codes)
             self._cursor = min(self._cursor + len(rows), len(self))
 
+    def finish_epoch(self) -> None:
+        """Take the present epoch for over, although not all of it was trained on.
+
+        For loops that leave a remainder out, as with ``drop_last=True``: a state that is saved from now on
+        does not go on with the remainder, but begins the next epoch.
+        """
+        self._cursor = len(self)
+
+    def resume_epoch(self) -> None:
+        """Let the next pass go on with the present epoch after the last :meth:`update`, unless it is over.
+
+        For loops that make a new iterator within an epoch. What was prefetched by the old one comes again.
+        """
+        self._is_resuming = self._n_begun > 0 and self._cursor < len(self)
+
     def metrics(self) -> dict[str, Any]:
         """Tell how the present epoch goes: to be called after its last batch.
 
@@ -374,7 +389,7 @@ class SketchSampler(Sampler[WeightedIndex]):
         self._journal.restore(state["journal"])
         for name in PLAN:
             setattr(self, f"_{name}", state[name])
-        self._is_resuming = self._n_begun > 0 and self._cursor < len(self)
+        self.resume_epoch()
 
     # -- within -------------------------------------------------------------------------------
 

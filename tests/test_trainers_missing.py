@@ -1,0 +1,43 @@
+"""An adapter whose library is not installed says what to install."""
+
+import subprocess
+import sys
+
+import pytest
+
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {library!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+try:
+    import nwsketch.training.{adapter}
+except ImportError as error:
+    print(error)
+"""
+
+
+def message_without(library, adapter):
+    """Return what importing an adapter says where a library is not installed."""
+    code = WITHOUT.format(library=library, adapter=adapter)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name"), [("lightning", "PyTorch Lightning"), ("torchdata", "torchdata")]
+)
+def test_an_adapter_names_its_extra(adapter, name):
+    pytest.importorskip("torch", reason="the adapters are for trainers of PyTorch")
+    wanted = f'nwsketch.training.{adapter} needs {name}: pip install "nwsketch[{adapter}]"'
+    assert message_without(adapter, adapter) == wanted
+
+
+@pytest.mark.parametrize("adapter", ["lightning", "torchdata"])
+def test_an_adapter_without_torch_says_so(adapter):
+    message = message_without("torch", adapter)
+    assert message == 'nwsketch.training.SketchSampler needs PyTorch: pip install "nwsketch[torch]"'
