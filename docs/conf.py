@@ -17,7 +17,7 @@ import nwsketch
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 #: Extras that are not installed here: what needs them is documented nevertheless.
-EXTRAS = ("torch", "dask", "distributed", "pandas", "pyarrow", "pyspark")
+EXTRAS = ("torch", "dask", "distributed", "pandas", "pyarrow", "pyspark", "skorch", "transformers")
 MISSING = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
 
 project = "nwsketch"
@@ -58,7 +58,9 @@ autodoc_default_options = {
 numpydoc_show_class_members = False  # the page of a class shows its methods in full
 nitpicky = True
 # What other projects document: looking that up would take the network.
-nitpick_ignore_regex = [(r"py:.*", r"(sklearn|numpy|scipy|torch|dask|pyspark|matplotlib|joblib)\b.*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(sklearn|numpy|scipy|torch|dask|pyspark|matplotlib|joblib|skorch|transformers)\b.*")
+]
 
 # -- gallery ----------------------------------------------------------------------------------------
 

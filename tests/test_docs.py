@@ -15,6 +15,8 @@ PUBLIC = ("nwsketch", "nwsketch.training", "nwsketch.hashing", "nwsketch.plottin
 
 #: What blocks for a GPU and many rows are run with instead.
 SMALLER = {'"cuda"': '"cpu"', "1_000_000": "300", "100_000": "300"}
+#: Adapters, and the libraries that their blocks need.
+ADAPTERS = {"huggingface": "transformers", "skorch": "skorch"}
 #: What blocks on training take for granted.
 SETTING = """
 import pickle, warnings
@@ -48,12 +50,16 @@ def blocks_without_prompts():
 
 
 @pytest.mark.parametrize("block", blocks_without_prompts())
-def test_blocks_without_prompts_run(block, monkeypatch):
+def test_blocks_without_prompts_run(block, monkeypatch, tmp_path):
     if "nwsketch.spark" in block:
         pytest.skip("needs a Spark session: tests/test_spark.py makes these calls")
     pytest.importorskip("torch", reason="PyTorch is not installed (the extra nwsketch[torch])")
+    for name, library in ADAPTERS.items():
+        if f"nwsketch.training.{name}" in block:
+            pytest.importorskip(library, reason=f"{library} is not installed (the extra nwsketch[{name}])")
     from nwsketch.backends import torch_backend
 
+    monkeypatch.chdir(tmp_path)  # where a trainer puts its logs and checkpoints
     monkeypatch.setattr(torch_backend, "FUSED", torch_backend.FUSED)  # a block sets it
     for large, small in SMALLER.items():
         block = block.replace(large, small)

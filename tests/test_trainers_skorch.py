@@ -1,7 +1,9 @@
 """The adapter to skorch, with the library itself: in a split, a pipeline, a search, and across files."""
 
 import copy
+import importlib
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -269,17 +271,28 @@ def test_other_nets_and_other_data():
     assert len(net.fit({"X": X}, y).seen_) == len(drawn)
 
 
-def test_a_line_search_reports_the_losses_once():
+def test_a_line_search_reports_the_losses_before_it():
     X, y = make_data()
-    net = make_net(optimizer=torch.optim.LBFGS, optimizer__max_iter=3, max_epochs=2, lr=0.1).fit(X, y)
-    assert net.sampler_.metrics()["n_losses"] == 200
-    drawn, _ = train_by_hand(X, y, 1)
-    losses = nn.functional.cross_entropy(
-        Net()(torch.tensor(X)), torch.tensor(y), reduction="none"
-    )  # before the first step
-    assert net.history[0, "batches", 0, "train_loss"] == pytest.approx(
-        losses[drawn[0][0]].mean().item(), rel=1e-5
-    )
+    net = make_net(optimizer=torch.optim.LBFGS, optimizer__max_iter=3, max_epochs=1, lr=0.1).fit(X, y)
+    report = net.sampler_.report()
+    assert len(report.losses) == 100
+    outputs = Net()(torch.tensor(X))
+    losses = nn.functional.cross_entropy(outputs, torch.tensor(y), reduction="none").detach()
+    np.testing.assert_allclose(report.losses[:BATCH], losses[report.rows[:BATCH]], rtol=1e-5)
+
+
+def in_pairs(samples):
+    return [torch.tensor(np.stack([x for x, _ in samples])) + 1, torch.tensor([y for _, y in samples])]
+
+
+def test_the_parameters_of_the_iterator_hold():
+    X, y = make_data()
+    net = make_net(batch_size=-1).fit(X, y)
+    assert [len(rows) for rows, _ in net.seen_] == [100] * N_EPOCHS
+    moved = make_net(max_epochs=1, iterator_train__collate_fn=in_pairs).fit(X, y)
+    plain = make_net(max_epochs=1).fit(X + 1, y)
+    assert torch.equal(weights_of(moved), weights_of(plain))
+    assert not torch.equal(weights_of(moved), weights_of(make_net(max_epochs=1).fit(X, y)))
 
 
 @pytest.mark.parametrize(
@@ -309,3 +322,10 @@ def test_misspelt_parameters_and_unreadable_data_are_refused():
         make_net().fit(Subset(pairs, range(10)), None)
     net = make_net(sampler__features=lambda rows: np.stack([x for x, _ in rows]))
     assert net.fit(Subset(pairs, range(10)), None).sampler_.num_samples == 5
+
+
+def test_without_skorch_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skorch", None)
+    monkeypatch.delitem(sys.modules, "nwsketch.training.skorch")
+    with pytest.raises(ImportError, match=r'needs PyTorch and skorch: pip install "nwsketch\[skorch\]"'):
+        importlib.import_module("nwsketch.training.skorch")

@@ -185,7 +185,7 @@ class SketchNet(NeuralNet):
             As of ``skorch.NeuralNet``.
         """
         losses = super().get_loss(y_pred, y_true, X=X, training=training)
-        if self.drawn_ is None or not training:
+        if self.drawn_ is None:
             return losses.mean()
         if losses.ndim > 1:
             losses = losses.flatten(1).mean(1)
