@@ -337,6 +337,7 @@ def work(rank, port, folder):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not distributed.is_available(), reason="this PyTorch has no distributed part")
 def test_two_processes_train_as_one(tmp_path):
     with socket.socket() as probe:

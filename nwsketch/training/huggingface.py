@@ -303,7 +303,8 @@ class MappingCollate(WeightedCollate):
                 f"The data_collator returned a {type(columns).__name__}, but a batch is a dictionary of the "
                 "model's arguments: let it return one."
             )
-        columns[INDEX], columns[WEIGHT] = index, weight
+        # As an array, the index stays on the host, where the sampler wants it.
+        columns[INDEX], columns[WEIGHT] = index.numpy(), weight
         return columns
 
 

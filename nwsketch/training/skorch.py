@@ -50,7 +50,7 @@ class SketchNet(NeuralNet):
     """A net whose training examples a :class:`~nwsketch.training.SketchSampler` draws.
 
     It mixes in: ``class Net(SketchNet, NeuralNetBinaryClassifier)`` is another net with a sampler.
-    :class:`SketchNetClassifier` and :class:`SketchNetRegressor` are there already.
+    ``SketchNetClassifier`` and ``SketchNetRegressor`` are there already.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ class SketchNet(NeuralNet):
 
     Notes
     -----
-    The history records, for every epoch, whether it was ``sampled``, and metrics of the sampler, named
-    ``sampler_...``; the default log prints the former alone. Fitting again begins with a new sampler;
-    ``partial_fit`` and a warm start go on with what is known if the rows are the same.
+    The history records, for every epoch, whether it was sampled (``event_sampled``), and the sampler's
+    metrics, ``sampler_...``; the default log prints the former alone. Fitting again begins with a new
+    sampler; ``partial_fit`` and a warm start go on with what is known if the rows are the same.
     """
 
     prefixes_: ClassVar[list[str]] = [*NeuralNet.prefixes_, "sampler"]
@@ -236,22 +236,22 @@ class SketchNet(NeuralNet):
 
 
 class SketchNetClassifier(SketchNet, NeuralNetClassifier):
-    """``skorch.NeuralNetClassifier`` with a sampler: see :class:`SketchNet`.
+    """``skorch.NeuralNetClassifier`` with a sampler: see :class:`~nwsketch.training.skorch.SketchNet`.
 
     Parameters
     ----------
     *args, **kwargs
-        As of ``skorch.NeuralNetClassifier`` and :class:`SketchNet`.
+        As of ``skorch.NeuralNetClassifier`` and :class:`~nwsketch.training.skorch.SketchNet`.
     """
 
 
 class SketchNetRegressor(SketchNet, NeuralNetRegressor):
-    """``skorch.NeuralNetRegressor`` with a sampler: see :class:`SketchNet`.
+    """``skorch.NeuralNetRegressor`` with a sampler: see :class:`~nwsketch.training.skorch.SketchNet`.
 
     Parameters
     ----------
     *args, **kwargs
-        As of ``skorch.NeuralNetRegressor`` and :class:`SketchNet`.
+        As of ``skorch.NeuralNetRegressor`` and :class:`~nwsketch.training.skorch.SketchNet`.
     """
 
 
