@@ -45,7 +45,8 @@ def pad(samples, columns=("input_ids", "labels")):
     rows = [torch.tensor(sample["input_ids"]) for sample in samples]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=N_TOKENS)
     labels = torch.tensor([sample["labels"] for sample in samples])
-    return {"input_ids": ids, "attention_mask": (ids != N_TOKENS).long(), "labels": labels}
+    columns = {"input_ids": ids, "attention_mask": (ids != N_TOKENS).long(), "labels": labels}
+    return transformers.BatchEncoding(columns)  # as collators of tokenizers do, and no dict
 
 
 def make_model(dropout=0.0):
