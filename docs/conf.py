@@ -17,7 +17,10 @@ import nwsketch
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 #: Extras that are not installed here: what needs them is documented nevertheless.
-EXTRAS = ("torch", "dask", "distributed", "pandas", "pyarrow", "pyspark", "lightning", "torchdata")
+EXTRAS = (
+    *("torch", "dask", "distributed", "pandas", "pyarrow", "pyspark"),
+    *("lightning", "skorch", "torchdata", "transformers"),
+)
 MISSING = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
 
 project = "nwsketch"
@@ -59,7 +62,8 @@ numpydoc_show_class_members = False  # the page of a class shows its methods in 
 nitpicky = True
 # What other projects document: looking that up would take the network.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(sklearn|numpy|scipy|torch|torchdata|lightning|dask|pyspark|matplotlib|joblib)\b.*")
+    (r"py:.*", r"(sklearn|numpy|scipy|torch|dask|pyspark|matplotlib|joblib).*"),
+    (r"py:.*", r"(lightning|skorch|torchdata|transformers).*"),
 ]
 
 # -- gallery ----------------------------------------------------------------------------------------

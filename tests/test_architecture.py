@@ -199,6 +199,19 @@ def test_a_right_import_is_let_through():
 
 
 # pandas is not among them: scikit-learn itself imports it where it is installed.
+OPTIONAL = (
+    "torch",
+    "matplotlib",
+    "polars",
+    "tqdm",
+    "dask",
+    "distributed",
+    "pyspark",
+    "lightning",
+    "skorch",
+    "torchdata",
+    "transformers",
+)
 WATCH = """
 import sys
 
@@ -206,7 +219,7 @@ class Watch:
     tried = []
 
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "matplotlib", "polars", "tqdm", "dask", "distributed", "pyspark", "lightning"):
+        if name in {names}:
             self.tried.append(name)
 
 sys.meta_path.insert(0, Watch())
@@ -225,7 +238,7 @@ print(*Watch.tried)
     ],
 )
 def test_importing_nwsketch_does_not_even_try_an_optional_library(more, expected):
-    code = WATCH.format(more=more)
+    code = WATCH.format(names=OPTIONAL, more=more)
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # What torch, where it is installed, tries in turn is its own affair.
     assert answer.stdout.split()[: max(len(expected), 1)] == expected

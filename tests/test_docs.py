@@ -15,8 +15,14 @@ PUBLIC = ("nwsketch", "nwsketch.training", "nwsketch.hashing", "nwsketch.plottin
 
 #: What blocks for a GPU and many rows are run with instead.
 SMALLER = {'"cuda"': '"cpu"', "1_000_000": "300", "100_000": "300"}
-#: Adapters whose blocks need a library of the same name.
-ADAPTERS = ("lightning", "torchdata", "tensorboard")
+#: Adapters, and the libraries that their blocks need.
+ADAPTERS = {
+    "huggingface": "transformers",
+    "lightning": "lightning",
+    "skorch": "skorch",
+    "tensorboard": "tensorboard",
+    "torchdata": "torchdata",
+}
 #: What blocks on training take for granted.
 SETTING = """
 import pickle, warnings
@@ -54,13 +60,12 @@ def test_blocks_without_prompts_run(block, monkeypatch, tmp_path):
     if "nwsketch.spark" in block:
         pytest.skip("needs a Spark session: tests/test_spark.py makes these calls")
     pytest.importorskip("torch", reason="PyTorch is not installed (the extra nwsketch[torch])")
-    for name in ADAPTERS:
+    for name, library in ADAPTERS.items():
         if f"nwsketch.training.{name}" in block:
-            pytest.importorskip(name, reason=f"{name} is not installed (the extra nwsketch[{name}])")
+            pytest.importorskip(library, reason=f"{library} is not installed (the extra nwsketch[{name}])")
     from nwsketch.backends import torch_backend
 
     monkeypatch.chdir(tmp_path)  # where a trainer puts its logs and checkpoints
-
     monkeypatch.setattr(torch_backend, "FUSED", torch_backend.FUSED)  # a block sets it
     for large, small in SMALLER.items():
         block = block.replace(large, small)
