@@ -83,13 +83,13 @@ def accumulate_totals(
     sign,  # 1 for rows that come, -1 for rows that go (their values are negative then)
     totals,  # out  (n_channels + 2,) float64: sums of values, weight ever added, number of rows
 ):
-    n_channels = values.shape[1]
-    for i in range(values.shape[0]):
-        for c in range(n_channels):
-            totals[c] += values[i, c]
-        if sign > 0:
-            totals[n_channels] += values[i, n_channels - 1]
-        totals[n_channels + 1] += sign
+    n_rows, n_channels = values.shape
+    for k in range(n_channels + 1 if sign > 0 else n_channels):
+        total, channel = totals[k], min(k, n_channels - 1)
+        for i in range(n_rows):
+            total += values[i, channel]
+        totals[k] = total
+    totals[n_channels + 1] += sign * n_rows
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
