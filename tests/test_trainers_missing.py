@@ -29,12 +29,18 @@ def message_without(library, adapter):
 
 
 @pytest.mark.parametrize(
-    ("adapter", "name"), [("lightning", "PyTorch Lightning"), ("torchdata", "torchdata")]
+    ("adapter", "library", "names"),
+    [
+        ("huggingface", "transformers", "Transformers and Accelerate"),
+        ("lightning", "lightning", "PyTorch Lightning"),
+        ("skorch", "skorch", "PyTorch and skorch"),
+        ("torchdata", "torchdata", "torchdata"),
+    ],
 )
-def test_an_adapter_names_its_extra(adapter, name):
+def test_an_adapter_names_its_extra(adapter, library, names):
     pytest.importorskip("torch", reason="the adapters are for trainers of PyTorch")
-    wanted = f'nwsketch.training.{adapter} needs {name}: pip install "nwsketch[{adapter}]"'
-    assert message_without(adapter, adapter) == wanted
+    wanted = f'nwsketch.training.{adapter} needs {names}: pip install "nwsketch[{adapter}]"'
+    assert message_without(library, adapter) == wanted
 
 
 @pytest.mark.parametrize("adapter", ["lightning", "torchdata"])

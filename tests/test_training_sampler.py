@@ -396,6 +396,23 @@ def test_features_can_be_the_networks_own():
     assert spearmanr(sampler.evidence.scores()[fresh], losses[fresh])[0] > 0.85
 
 
+@pytest.mark.parametrize("ask_between", [False, True])
+def test_features_once_given_stay_until_others_come(ask_between):
+    X, _, losses = make_data()
+    ours, plain = make_sampler(X, switch=None), make_sampler(X, switch=None)
+    new = np.random.default_rng(1).normal(size=(50, 6))
+    for sampler in (ours, plain):
+        rows, *_ = next(iter(make_loader(sampler)))
+        sampler.update(rows, losses[rows], features=new)
+    if ask_between:
+        ours.metrics()
+    ours.update(rows, losses[rows])  # the same examples again, in the same epoch
+    iter(ours)
+    iter(plain)
+    assert (ours.evidence.codes.array[:, rows] == plain.evidence.codes.array[:, rows]).all()
+    assert (ours.evidence.codes.array != make_sampler(X).evidence.codes.array).any()
+
+
 def test_any_score_will_do():
     torch.manual_seed(0)
     logits, targets = torch.randn(N_ROWS, 3, requires_grad=True), torch.arange(N_ROWS) % 3

@@ -84,10 +84,7 @@ class Journal:
             return
         rows = np.concatenate([rows for rows, _, _ in self._waiting])
         losses = np.concatenate([as_losses(losses) for _, losses, _ in self._waiting])
-        codes = None
-        if any(given is not None for _, _, given in self._waiting):
-            parts = [all_codes[rows] if given is None else given for rows, _, given in self._waiting]
-            codes = Codes(np.hstack([part.array for part in parts]))
+        codes = _codes_of([(rows, given) for rows, _, given in self._waiting], all_codes)
         self._waiting = []
         finite = np.abs(losses) < LARGEST_LOSS  # nor NaN
         self.n_skipped += int(len(losses) - finite.sum())
@@ -162,9 +159,26 @@ class Journal:
     def _joined(self, more: News, all_codes: Codes) -> News:
         """Return the news with more at the end; codes of all of them if any has codes of its own."""
         before = self.news
-        codes = None
-        if before.codes is not None or more.codes is not None:
-            parts = [all_codes[part.rows] if part.codes is None else part.codes for part in (before, more)]
-            codes = Codes(np.hstack([part.array for part in parts]))
+        codes = _codes_of([(before.rows, before.codes), (more.rows, more.codes)], all_codes)
         rows = np.concatenate([before.rows, more.rows])
         return News(rows, np.concatenate([before.losses, more.losses]), codes)
+
+
+def _codes_of(parts: list[tuple[NDArray[np.int64], Codes | None]], all_codes: Codes) -> Codes | None:
+    """Return the codes of rows that were reported part after part; None if none came with codes.
+
+    Rows that came without have those that they were last reported with, or else their old ones.
+    """
+    if all(codes is None for _, codes in parts):
+        return None
+    array = np.hstack([(all_codes[rows] if codes is None else codes).array for rows, codes in parts])
+    if any(codes is None for _, codes in parts):
+        place, latest = 0, dict[int, int]()
+        for rows, codes in parts:
+            for i, row in enumerate(rows.tolist(), place):
+                if codes is not None:
+                    latest[row] = i
+                elif row in latest:
+                    array[:, i] = array[:, latest[row]]
+            place += len(rows)
+    return Codes(array)
