@@ -20,7 +20,7 @@ CELLS_PER_ROW = 4
 #: Float64 values in a cache line.
 LINE = 8
 
-_2 = np.uint64(2)
+_1, _2 = np.uint64(1), np.uint64(2)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -101,16 +101,18 @@ def commit(codes, values, tables, totals):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _look_up_two(codes, others, table, other, unit, group, sums, squares):
-    # One target, two repetitions: sums are read and written half as often.
+    # One target, two repetitions: a row's sums are fetched half as often.
     with_squares = squares.shape[1] > 0
-    for i in range(codes.size):
-        total, count = table[codes[i], 0], table[codes[i], 1]
-        another_total, another_count = other[others[i], 0], other[others[i], 1]
-        before, count_before = sums[i, group, 0], sums[i, group, 1]
-        sums[i, group, 0] = before + total + another_total
-        sums[i, group, 1] = count_before + count + another_count
+    cells, other_cells, pairs = table.reshape(-1), other.reshape(-1), sums.reshape(-1)
+    place, step = _2 * np.uint64(group), _2 * np.uint64(sums.shape[1])
+    for i in range(np.uint64(codes.size)):
+        cell, other_cell = _2 * np.uint64(codes[i]), _2 * np.uint64(others[i])
+        add_pair(pairs, place, cells, cell)
+        add_pair(pairs, place, other_cells, other_cell)
+        place += step
         if with_squares:
-            squares[i, group] = squares[i, group] + (count * unit) ** 2 + (another_count * unit) ** 2
+            count, other_count = cells[cell + _1], other_cells[other_cell + _1]
+            squares[i, group] = squares[i, group] + (count * unit) ** 2 + (other_count * unit) ** 2
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
