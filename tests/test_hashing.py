@@ -343,6 +343,12 @@ def test_a_family_without_a_closed_form_says_so():
         Lattice().collision_probability(np.array([1.0]))
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_rows_have_no_codes(kernel):
+    plan = make_plan(kernel)
+    assert plan.codes(np.empty((0, N_FEATURES))).shape == (plan.n_repetitions, 0)
+
+
 def test_the_zero_row_is_at_a_right_angle_to_every_row():
     plan = make_plan("angular", n_repetitions=20_000)
     codes = compiled_codes(plan, np.vstack([np.zeros(N_FEATURES), np.arange(N_FEATURES) - 1.5]))

@@ -10,6 +10,11 @@ RNG = np.random.default_rng(0)
 ZERO, STRIDE = np.uint64(0), np.uint64(LANES)
 
 
+@njit(inline="always")
+def store(out, vector):
+    vectors.store_block(out, ZERO, ZERO, vectors.block_of(vector))  # eight times, to one place
+
+
 def floats(dtype=np.float32):
     """Numbers of both signs and sizes, among them zeros, halves and NaN."""
     numbers = (RNG.normal(size=ORDER * LANES) * 10.0 ** RNG.integers(-3, 4, ORDER * LANES)).astype(dtype)
@@ -22,9 +27,7 @@ def run(function, result_type, *arrays):
 
     @njit
     def of_vectors(a, b, c, out):
-        vectors.store(
-            out, ZERO, function(vectors.load(a, ZERO), vectors.load(b, ZERO), vectors.load(c, ZERO))
-        )
+        store(out, function(vectors.load(a, ZERO), vectors.load(b, ZERO), vectors.load(c, ZERO)))
 
     @njit
     def of_blocks(a, b, c, out):
@@ -78,7 +81,7 @@ def test_operators_of_vectors(dtype):
     @njit
     def compute(a, b, out):
         a, b = vectors.load(a, ZERO), vectors.load(b, ZERO)
-        vectors.store(out, ZERO, (a + b) * a - b)
+        store(out, (a + b) * a - b)
 
     a, b, out = floats(dtype), floats(dtype), np.zeros(LANES, dtype)
     compute(a, b, out)
@@ -103,7 +106,7 @@ def test_signs_are_shifted_in_from_below():
     @njit
     def compute(words, numbers, out):
         words, numbers = vectors.load(words, ZERO), vectors.load(numbers, ZERO)
-        vectors.store(out, ZERO, shift(words, numbers, numbers))
+        store(out, shift(words, numbers, numbers))
 
     out = np.zeros(LANES, np.uint32)
     compute(words, numbers, out)
@@ -129,8 +132,8 @@ def test_least_and_greatest_of_a_block():
     @njit
     def compute(a, low, high):
         block = vectors.load_block(a, ZERO, STRIDE)
-        vectors.store(low, ZERO, vectors.least(block))
-        vectors.store(high, ZERO, vectors.greatest(block))
+        store(low, vectors.least(block))
+        store(high, vectors.greatest(block))
 
     a, low, high = RNG.normal(size=ORDER * LANES), np.zeros(LANES), np.zeros(LANES)
     compute(a, low, high)
@@ -141,7 +144,7 @@ def test_least_and_greatest_of_a_block():
 def test_splats():
     @njit
     def compute(a, one, eight, copies):
-        vectors.store(one, ZERO, vectors.splat(a[3]))
+        store(one, vectors.splat(a[3]))
         vectors.store_block(eight, ZERO, STRIDE, vectors.splat_block(a, np.uint64(2)))
         vectors.store_block(copies, ZERO, STRIDE, vectors.block_of(vectors.load(a, ZERO)))
 

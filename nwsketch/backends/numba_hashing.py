@@ -148,8 +148,9 @@ class Hasher:
             scales, n_terms, together = np.ones(len(directions)), len(directions), FEATURES_TOGETHER
             blocks = _by_block((directions / np.where(norms > 0, norms, 1.0)).T, n_repetitions)
             blocks, sizes = blocks.swapaxes(2, 3), np.ones(blocks.shape[:2])
-        n_roundings = min(n_terms, together) + n_terms / together + (16 if by_chunk else 6)
-        errors = 1.01 * n_roundings * 2.0**-24 * np.repeat(sizes[..., np.newaxis], ORDER, axis=2)
+        largest = np.repeat(
+            sizes[..., np.newaxis], ORDER, axis=2
+        )  # projections, times length, of rows of norm 1
         if signs:  # which do not change with the length
             largest_norm = 1e35
             own: list[NDArray[Any]] = [
@@ -158,9 +159,9 @@ class Hasher:
                 np.empty(0, np.uint64),
             ]
         else:
-            largest_norm = 2.0**61 / max(norms.max(), 1.0) if norms.max() < 1e30 else 0.0
             lengths = _by_block(arrays["lengths"] if by_chunk else norms, n_repetitions)
-            errors = errors * lengths
+            largest = largest * lengths
+            largest_norm = 2.0**61 / max(largest.max(), 1.0) if largest.max() < 1e30 else 0.0
             multipliers = _in_pairs(_by_block(self._plan.multipliers[0], n_repetitions))
             multipliers[:, lengths.shape[1] :] = 0
             own = [
@@ -168,16 +169,19 @@ class Hasher:
                 _flat(_by_block(arrays["offsets"] - 0.5, n_repetitions)),
                 multipliers.ravel(),
             ]
+        n_roundings = min(n_terms, together) + n_terms / together + (16 if by_chunk else 6)
         self._projections = (largest_norm, directions, scales, _flat(blocks), *own)
-        self._errors, self._by_chunk = _flat(errors), by_chunk
+        self._errors, self._by_chunk = _flat(1.01 * n_roundings * 2.0**-24 * largest), by_chunk
 
 
 def _by_block(values: NDArray[Any], n_repetitions: int) -> NDArray[Any]:
-    """Return values of all hashes, (n_hashes, ...), as (n_stacks, hashes of a repetition, ORDER, ...)."""
-    per_repetition, shape = len(values) // n_repetitions, values.shape[1:]
-    padded = np.zeros((-(-n_repetitions // ORDER) * ORDER, per_repetition, *shape), values.dtype)
-    padded[:n_repetitions] = values.reshape(n_repetitions, per_repetition, *shape)
-    return padded.reshape(-1, ORDER, per_repetition, *shape).swapaxes(1, 2)
+    """Return values of all hashes, (n_hashes, ...), as (n_stacks, hashes of a repetition, ORDER, ...).
+
+    Repetitions that the last stack lacks are copies of others: zeros would lie at an edge, and be mended.
+    """
+    by_repetition = values.reshape(n_repetitions, -1, *values.shape[1:])
+    wanted = np.arange(-(-n_repetitions // ORDER) * ORDER) % n_repetitions
+    return by_repetition[wanted].reshape(-1, ORDER, *by_repetition.shape[1:]).swapaxes(1, 2)
 
 
 def _in_pairs(blocks: NDArray[Any]) -> NDArray[Any]:

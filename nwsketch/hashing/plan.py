@@ -251,7 +251,8 @@ class HashPlan:
             )
         with np.errstate(over="ignore"):
             terms = cells.astype(np.uint64) * self.multipliers.T
-            by_repetition = terms.reshape(X.shape[0], self.n_repetitions, -1)
+            n_terms = terms.shape[1] // self.n_repetitions * terms.shape[2]
+            by_repetition = terms.reshape(X.shape[0], self.n_repetitions, n_terms)
             joined = by_repetition.sum(axis=2, dtype=np.uint64) + self.shifts
         if self.rehashed:
             joined = ((joined >> np.uint64(32)) * np.uint64(self.n_buckets)) >> np.uint64(32)

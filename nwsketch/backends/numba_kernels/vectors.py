@@ -127,16 +127,6 @@ def load(typing, array, index):  # array[index : index + LANES]
 
 
 @intrinsic
-def store(typing, array, index, vector):  # array[index : index + LANES] = vector
-    def generate(context, builder, signature, arguments):
-        (place,) = _places(context, builder, signature.args[0], *arguments[:2])
-        builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.uint64, vector), generate
-
-
-@intrinsic
 def load_block(typing, array, index, stride):  # vector o of the block from index + o * stride on
     def generate(context, builder, signature, arguments):
         places = _places(context, builder, signature.args[0], *arguments)
