@@ -225,6 +225,8 @@ def main():
     parser.add_argument("--output", type=Path, default="compare_regressors.png")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())
     options = parser.parse_args()
+    if options.data_dir and not Path(options.data_dir).is_dir():
+        parser.error(f"--data-dir {options.data_dir} is no folder")
     if options.data_dir:
         tasks = (load_real(options.data_dir, name) for name in REAL_SETS)
     else:

@@ -201,6 +201,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--threads", type=int, default=joblib.cpu_count())
     options = parser.parse_args()
+    if options.data_dir and not Path(options.data_dir).is_dir():
+        parser.error(f"--data-dir {options.data_dir} is no folder")
     if options.data_dir:
         folder = Path(options.data_dir)
         tasks = {name: lambda seed, name=name: load_real(folder, name) for name in REAL_SETS}

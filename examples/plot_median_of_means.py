@@ -7,7 +7,8 @@ With ``aggregation="median_of_means"`` the repetitions are cut into groups, each
 ratio, and the median of these is the prediction. It is off by more than a given error only if at least half
 of the groups are. So with groups of a fixed size, failures fall exponentially in the number of groups. Here a
 group is 8 repetitions, a failure an error above 1.3 times the median error of a group, and the failures of
-medians over 1 to 33 groups are counted. :doc:`The theory pages </theory/estimator>` derive the bound.
+medians over 1 to 33 groups are counted. :doc:`The theory pages </theory/estimator>` derive the bound;
+measured shares may lie above it by their noise.
 """
 
 import matplotlib.pyplot as plt

@@ -11,10 +11,9 @@ no row is lost and none is learnt twice. Try it:
     python examples/stream_parquet.py --groups 400    # and Ctrl-C, or kill -9, somewhere on the way
     python examples/stream_parquet.py --groups 400    # goes on, and ends with the same model
 
-By default it writes rows of its own to the folder of ``--folder`` first. Any other file is read by
-``--parquet FILE
---target COLUMN``: the other columns are the features and must be numbers. The last row group is not learnt:
-it tells the R2 of the model.
+It needs the extra ``parquet``. By default it writes rows of its own to the folder of ``--folder`` first. Any
+other file is read by ``--parquet FILE --target COLUMN``: the other columns are the features and must be
+numbers. The last row group is not learnt: it tells the R2 of the model.
 """
 
 import argparse
@@ -78,7 +77,8 @@ def stream(path, target, model_path, save_every, **parameters):
         if extra["source"] != told:
             raise SystemExit(f"{model_path} has learnt from another file than {path}: give another --folder.")
         first = extra["next_group"]
-    print(f"row groups {first} to {n_groups} of {path.name}, {model_path.name} at {first}", flush=True)
+    what = f"row groups {first} to {n_groups - 1}" if first < n_groups else "nothing left to learn"
+    print(f"{what} of {path.name}, {model_path.name} at {first}", flush=True)
     groups = range(first, n_groups)
     if tqdm is not None:  # on a terminal alone
         groups = tqdm(groups, initial=first, total=n_groups, unit="group", disable=None)

@@ -7,10 +7,11 @@ Trains a network twice: on examples drawn uniformly, and on examples drawn by
 :class:`nwsketch.training.SketchSampler` (from a stream: :class:`nwsketch.training.StreamSelector`). Prints
 a table with a line per epoch, and saves a picture of accuracy against wall-clock time.
 
-``digits`` comes with scikit-learn. The other sets are read from the folder that ``--data-dir`` (or the
-environment variable NWSKETCH_DATA) names: ``fashion_mnist`` (convolutional net), ``sst2`` (embedding bag),
-``adult`` (embeddings of categories) and ``kddcup99`` (one pass over a stream: one of four examples is trained
-on). ``training_data.py`` beside this file holds loaders and nets.
+It needs the extras ``plot`` and ``torch``. ``digits`` comes with scikit-learn. The other sets are read from
+the folder that ``--data-dir`` (or the environment variable NWSKETCH_DATA) names: ``fashion_mnist``
+(convolutional net), ``sst2`` (embedding bag), ``adult`` (embeddings of categories) and ``kddcup99`` (one
+pass over a stream: one of four examples is trained on). ``training_data.py`` beside this file holds loaders
+and nets.
 
 How it is measured:
 
@@ -31,18 +32,21 @@ import os
 import time
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
-from training_data import LOADERS, Task
+
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import torch
+    from torch.nn.functional import cross_entropy
+    from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+    from training_data import LOADERS, Task
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: pip install 'nwsketch[plot,torch]'") from error
 
 from nwsketch.training import SketchSampler, StreamSelector
 from nwsketch.training.policies import effective_size
@@ -208,6 +212,8 @@ def main():
     options = parser.parse_args()
     if options.dataset != "digits" and options.data_dir is None:
         parser.error(f"{options.dataset} is no part of scikit-learn: name its folder by --data-dir")
+    if options.data_dir and not Path(options.data_dir).is_dir():
+        parser.error(f"--data-dir {options.data_dir} is no folder")
     torch.set_num_threads(options.threads)
     task = LOADERS[options.dataset](options.data_dir and Path(options.data_dir))
     task.epochs = task.epochs if options.epochs is None else options.epochs
