@@ -120,6 +120,100 @@ def test_iterators_that_are_made_and_not_used_cost_no_epoch(n_workers):
     assert model.drawn == whole.drawn
 
 
+class Leaving(Trained):
+    """Leaves every epoch after three batches."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if batch_idx == 3 else None
+
+
+def epochs_of(model):
+    """Return how many batches each epoch of Lightning trained on, and how many examples."""
+    drawn = {}
+    for number, rows, _ in model.drawn:
+        drawn.setdefault(number, []).append(len(rows))
+    return [(len(sizes), sum(sizes)) for sizes in drawn.values()]
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("reload", [0, 1])
+def test_an_epoch_that_was_left_is_not_gone_on_with(tmp_path, n_workers, reload):
+    def fit_leaving(checkpoint=None):
+        sketch = SketchCallback(make_sampler())
+        model = Leaving(sketch, num_workers=n_workers)
+        keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+        options = QUIET | {"enable_checkpointing": True, "reload_dataloaders_every_n_epochs": reload}
+        trainer = Trainer(callbacks=[sketch, keep], **options)
+        trainer.fit(model, ckpt_path=checkpoint)
+        return model, sketch.sampler
+
+    model, sampler = fit_leaving()
+    assert epochs_of(model) == [(3, 3 * BATCH)] * N_EPOCHS
+    assert sampler.metrics()["epoch"] == N_EPOCHS - 1
+    resumed, _ = fit_leaving(tmp_path / "epoch=1.ckpt")
+    assert resumed.drawn == model.drawn[6:]
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_another_fit_begins_an_epoch(n_workers):
+    sketch = SketchCallback(make_sampler())
+    Trainer(callbacks=[sketch], **QUIET | {"max_steps": N_STEPS + 1}).fit(Trained(sketch))
+    model = Trained(sketch, num_workers=n_workers)
+    Trainer(callbacks=[sketch], **QUIET).fit(model)
+    assert epochs_of(model) == [(N_STEPS, NUM_SAMPLES)] * N_EPOCHS
+    assert sketch.sampler.metrics()["epoch"] == 2 + N_EPOCHS - 1
+
+
+def test_a_fit_goes_on_with_an_epoch_that_the_sampler_was_loaded_with():
+    whole, *_ = fit(make_sampler())
+    _, sketch, _ = fit(make_sampler(), max_steps=N_STEPS + 2)
+    sampler = make_sampler()
+    sampler.load_state_dict(sketch.sampler.state_dict())
+    rest, *_ = fit(sampler, max_epochs=1)
+    assert [drawn[1] for drawn in rest.drawn] == [
+        drawn[1] for drawn in whole.drawn[N_STEPS + 2 : 2 * N_STEPS]
+    ]
+
+
+def test_a_remainder_that_is_left_out_does_not_end_a_cycle():
+    sketch = SketchCallback(make_sampler())
+
+    class Twofold(Model):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch["drawn"], batch_idx)
+
+    model = Twofold(sketch)
+    drawn = sketch.loader(DATASET, batch_size=16, drop_last=True)  # 3 of an epoch
+    Trainer(callbacks=[sketch], **QUIET).fit(
+        model, {"drawn": drawn, "other": DataLoader(DATASET, batch_size=24)}
+    )
+    assert epochs_of(model) == [(5, 80)] * N_EPOCHS
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")  # ModelCheckpoint
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_checkpoint_restores_the_sampler_for_training_only(tmp_path, stage):
+    class Evaluated(Trained):
+        def test_step(self, batch, batch_idx):
+            pass
+
+        def predict_step(self, batch, batch_idx):
+            return len(batch)
+
+    fit(make_sampler(), save={"dirpath": tmp_path, "filename": "{epoch}"})
+    path = tmp_path / "epoch=0.ckpt"
+    _, sketch, _ = fit(make_sampler())
+    trainer = Trainer(callbacks=[sketch], **QUIET)
+    getattr(trainer, stage)(Evaluated(sketch), DataLoader(DATASET, batch_size=BATCH), ckpt_path=path)
+    assert sketch.sampler.epoch == N_EPOCHS
+    unneeded = SketchCallback(lambda: pytest.fail("a sampler was made"))
+    trainer = Trainer(callbacks=[unneeded], **QUIET)
+    getattr(trainer, stage)(Evaluated(unneeded), DataLoader(DATASET, batch_size=BATCH), ckpt_path=path)
+    trainer = Trainer(callbacks=[sketch], **QUIET)
+    trainer.fit(Trained(sketch), ckpt_path=path)  # which restores it after all
+    assert sketch.sampler.metrics()["epoch"] == N_EPOCHS - 1
+
+
 def test_metrics_are_logged_once_an_epoch(tmp_path):
     _, sketch, trainer = fit(make_sampler(), logger=CSVLogger(tmp_path), log_every_n_steps=1)
     trainer.logger.save()
@@ -207,6 +301,29 @@ def test_a_step_that_was_skipped_reports_nothing():
     Trainer(callbacks=[sketch], **QUIET).fit(Skipping(sketch))
     assert sketch.sampler.metrics()["n_losses"] == N_EPOCHS * (NUM_SAMPLES - BATCH)
     assert sketch.sampler.epoch == N_EPOCHS
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`. If this was on purpose")
+def test_a_run_with_a_skipped_step_is_resumed(tmp_path):
+    class Skipping(Trained):
+        def training_step(self, batch, batch_idx):
+            step = super().training_step(batch, batch_idx)
+            return None if batch_idx == 1 else step
+
+    def fit_skipping(checkpoint=None):
+        sketch = SketchCallback(make_sampler())
+        model, keep = (
+            Skipping(sketch),
+            ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1),
+        )
+        Trainer(callbacks=[sketch, keep], **QUIET | {"enable_checkpointing": True}).fit(
+            model, ckpt_path=checkpoint
+        )
+        return model
+
+    whole = fit_skipping()
+    for stop_at in (2 * N_STEPS + 2, 2 * N_STEPS + 4):
+        assert fit_skipping(tmp_path / f"step={stop_at}.ckpt").drawn == whole.drawn[stop_at:]
 
 
 def test_a_checkpoint_of_another_sampler_is_refused(tmp_path):

@@ -79,6 +79,23 @@ def test_a_state_between_epochs_begins_the_next_one(name):
         assert train(sampler, loader)[0] == whole[epoch * N_STEPS :]
 
 
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_remainder_that_is_left_out_makes_no_pass_of_its_own(n_workers):
+    options = {"drop_last": True, "batch_size": 15, "num_workers": n_workers}
+    whole, _ = train(*make(**options))
+    _, in_epoch = train(*make(**options), stop_at=N_STEPS)
+    sampler, loader = make(**options)
+    for index, _, _ in loader:
+        sampler.update(index, loss_of(index, int(index[0])))
+    for state in (in_epoch, saved(loader)):
+        sampler, loader = make(**options)
+        loader.load_state_dict(state)
+        assert sampler.epoch == 1
+        assert [(1, index.tolist(), weight.tolist()) for index, weight, _ in loader] == whole[N_STEPS:][
+            :N_STEPS
+        ]
+
+
 @pytest.mark.parametrize(("options", "stop_at"), [({}, 21), ({"num_workers": 2}, 17)])
 def test_torchdatas_own_loader_would_not_do(options, stop_at):
     whole, _ = train(*make())

@@ -68,6 +68,7 @@ class SketchCallback(Callback):
 
     def __init__(self, sampler: SketchSampler | Callable[[], SketchSampler]) -> None:
         self._given = sampler
+        self._stage = "fit"
 
     @property
     def sampler(self) -> SketchSampler:
@@ -110,7 +111,7 @@ class SketchCallback(Callback):
         return {"evidence": evidence, "processes": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of this process.
+        """Take over the state of this process, to train on; not while a trainer validates, tests or predicts.
 
         Parameters
         ----------
@@ -121,12 +122,14 @@ class SketchCallback(Callback):
         ValueError
             If it is of another sampler, or of another number of processes.
         """
+        if self._stage != "fit":
+            return
         states = state["processes"]
         rank = distributed.get_rank() if is_distributed() else 0
         self.sampler.load_state_dict(states[rank % len(states)] | {"evidence": state["evidence"]})
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the sampler, now that the processes have met.
+        """Make the sampler, now that the processes have met; a fit begins an epoch, if no state is loaded.
 
         Parameters
         ----------
@@ -134,9 +137,12 @@ class SketchCallback(Callback):
         pl_module : LightningModule
         stage : str
         """
+        self._stage = stage
         if stage == "fit":
-            # Lightning may ask for an iterator twice before the first batch, and end_epoch is told below.
+            # Lightning may ask for an iterator twice before the first batch; below an epoch's end is told.
             self._passes.goes_on = True
+            if not self.sampler.is_resuming:
+                self.sampler.finish_epoch()  # that an earlier fit may have left in its middle
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse loaders and processes that the sampler does not draw for.
@@ -148,13 +154,14 @@ class SketchCallback(Callback):
         """
         loaders = CombinedLoader(trainer.train_dataloader).flattened
         samplers = [getattr(loader, "sampler", None) for loader in loaders]
-        if not any(sampler is self._passes for sampler in samplers):
+        if self._passes not in samplers:
             names = ", ".join(type(sampler).__name__ for sampler in samplers)
             raise ValueError(
                 f"The training loader draws by {names}, not by the sampler of SketchCallback: make it by "
                 "SketchCallback.loader(dataset, ...), which use_distributed_sampler=True leaves alone, and "
                 "keep overfit_batches=0, as Lightning replaces every sampler otherwise."
             )
+        self._loader = loaders[samplers.index(self._passes)]
         n_processes = self.sampler.num_samples // len(self.sampler)
         if n_processes != trainer.world_size:
             raise ValueError(
@@ -166,7 +173,7 @@ class SketchCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Report the losses of a batch, unless its step was skipped.
+        """Report the losses of a batch; if its step was skipped, only that it is over.
 
         Parameters
         ----------
@@ -186,17 +193,22 @@ class SketchCallback(Callback):
                     "example."
                 )
             self.sampler.update(outputs["index"], outputs["losses"])
+        else:
+            self.sampler.skip(self._loader.batch_size or 1)
+        self._passes.drop_remainder(self._loader)
         if trainer.is_last_batch:
             self.sampler.finish_epoch()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the numbers among the metrics; of several processes, their means.
+        """Log the numbers among the metrics, of several processes their means, and leave a remainder out.
 
         Parameters
         ----------
         trainer : Trainer
         pl_module : LightningModule
         """
+        if trainer.is_last_batch:  # by on_train_batch_start, which may return -1 and no batch ends
+            self.sampler.finish_epoch()
         numbers, _ = split_metrics(self.sampler.metrics(), "sampler")
         self.log_dict(numbers, sync_dist=True)
 

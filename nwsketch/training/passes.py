@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from nwsketch.training.dataset import WeightedIndex
@@ -42,6 +43,16 @@ class Passes(DistributedSampler[WeightedIndex]):
     def __len__(self) -> int:
         """Return the number of examples of a pass."""
         return len(self.sampler)
+
+    def drop_remainder(self, loader: DataLoader[Any]) -> None:
+        """Take the present epoch for over if a loader leaves out what remains of it.
+
+        Parameters
+        ----------
+        loader : DataLoader
+        """
+        if loader.drop_last and self.sampler.remaining < (loader.batch_size or 1):
+            self.sampler.finish_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing to be saved."""

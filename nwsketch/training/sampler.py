@@ -88,6 +88,10 @@ class SketchSampler(Sampler[WeightedIndex]):
     ----------
     epoch : int
         Number, from 0, of the epoch that the next pass begins or goes on with.
+    is_resuming : bool
+        Whether it goes on: as after :meth:`load_state_dict` in the middle of an epoch.
+    remaining : int
+        Examples of the present epoch that no losses were reported for.
     evidence : Evidence
         The sketch, the codes and the remembered losses.
 
@@ -173,7 +177,7 @@ class SketchSampler(Sampler[WeightedIndex]):
         self._rng = np.random.default_rng(seed)
         self._uniform = UniformPasses(self._n_rows, self._rng)
         self._journal = Journal()
-        self._is_wrapped = self._is_resuming = False
+        self._is_wrapped = self.is_resuming = False
         self._n_begun = self._cursor = self._n_drawn = 0
         self._rows, self._weights = np.empty(0, dtype=np.int64), np.empty(0)
         self._scores, self._policy_weights = np.full(self._n_rows, np.nan), np.ones(self._n_rows)
@@ -190,9 +194,9 @@ class SketchSampler(Sampler[WeightedIndex]):
         if not self._is_wrapped:
             raise RuntimeError(f"No data set was wrapped, so batches would carry no weights: use {REMEDY}.")
         self._stopwatch.start_epoch()
-        if not self._is_resuming:
+        if not self.is_resuming:
             self._begin_epoch()
-        self._is_resuming = False
+        self.is_resuming = False
         return self._hand_out(self._cursor)
 
     def wrap(self, dataset: Any) -> WeightedDataset:
@@ -228,7 +232,12 @@ class SketchSampler(Sampler[WeightedIndex]):
     @property
     def epoch(self) -> int:
         """Number, from 0, of the epoch that the next pass begins or goes on with."""
-        return self._n_begun - self._is_resuming
+        return self._n_begun - self.is_resuming
+
+    @property
+    def remaining(self) -> int:
+        """Examples of the present epoch that no losses were reported for."""
+        return len(self) - self._cursor
 
     # -- feedback -----------------------------------------------------------------------------
 
@@ -261,7 +270,17 @@ class SketchSampler(Sampler[WeightedIndex]):
                 if len(codes) != len(rows):
                     raise ValueError(f"features has {len(codes)} rows, but {len(rows)} examples were named.")
             self._journal.add(rows, losses, codes)
-            self._cursor = min(self._cursor + len(rows), len(self))
+            self.skip(len(rows))
+
+    def skip(self, n_examples: int) -> None:
+        """Count examples as trained on, of which no losses will be reported.
+
+        Parameters
+        ----------
+        n_examples : int
+            Fewer if fewer remain in the epoch.
+        """
+        self._cursor = min(self._cursor + n_examples, len(self))
 
     def finish_epoch(self) -> None:
         """Take the present epoch for over, although not all of it was trained on.
@@ -276,7 +295,7 @@ class SketchSampler(Sampler[WeightedIndex]):
 
         For loops that make a new iterator within an epoch. What was prefetched by the old one comes again.
         """
-        self._is_resuming = self._n_begun > 0 and self._cursor < len(self)
+        self.is_resuming = self._n_begun > 0 and self._cursor < len(self)
 
     def metrics(self) -> dict[str, Any]:
         """Tell how the present epoch goes: to be called after its last batch.

@@ -76,6 +76,7 @@ class SketchDataLoader(StatefulDataLoader):
         dict
             Of tensors, numbers and strings, unless the data set adds something else.
         """
+        self.sampler.drop_remainder(self)
         return {"loader": super().state_dict(), "sampler": self.sampler.sampler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
