@@ -259,6 +259,71 @@ def test_losses_of_ones_own(tmp_path):
         SketchTrainer.compute_example_losses(trainer, (), {})
 
 
+def loss_of_ones_own(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    """Compute the loss as many a Trainer does: BERT ignores arguments that it does not know."""
+    outputs = model(**inputs)
+    loss = cross_entropy(outputs.logits, inputs["labels"], weight=torch.tensor([1.0, 3.0, 3.0]))
+    return (loss, outputs) if return_outputs else loss
+
+
+class OwnLoss(SketchTrainer):
+    compute_loss = loss_of_ones_own
+
+
+class WeightedTrainer(transformers.Trainer):
+    compute_loss = loss_of_ones_own
+
+
+class WeightedFirst(WeightedTrainer, SketchTrainer):
+    pass
+
+
+class SketchFirst(SketchTrainer, WeightedTrainer):
+    pass
+
+
+class SketchFirstOwnLosses(SquaredErrors, WeightedTrainer):
+    pass
+
+
+class CallsOn(SketchTrainer):
+    def compute_loss(self, *args, **kwargs):
+        return 2 * super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("cls", [OwnLoss, WeightedFirst])
+def test_a_loss_that_leaves_the_sampler_out_is_refused_at_the_first_batch(cls, tmp_path):
+    trainer = make_trainer(tmp_path, cls=cls)
+    before = parameters_of(trainer.model)
+    with pytest.raises(
+        TypeError, match=rf"compute_loss of {cls.__name__} .*: override compute_example_losses"
+    ):
+        trainer.train()
+    assert torch.equal(parameters_of(trainer.model), before)
+
+
+def test_a_mixed_in_loss_that_training_would_drop_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"SketchFirst inherits another compute_loss .*: override"):
+        make_trainer(tmp_path, cls=SketchFirst)
+
+
+class Sequences(SketchTrainer, transformers.Seq2SeqTrainer):
+    pass
+
+
+@pytest.mark.parametrize("cls", [CallsOn, SketchFirstOwnLosses])
+def test_losses_that_reach_the_sampler_are_trained_on(cls, tmp_path):
+    trainer = make_trainer(tmp_path, cls=cls, num_train_epochs=1)
+    trainer.train()
+    assert trainer.sampler.metrics()["n_losses"] == 44
+
+
+def test_a_trainer_without_a_loss_of_its_own_is_mixed_in(tmp_path):
+    arguments = transformers.Seq2SeqTrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    trainer = Sequences(make_model(), arguments, train_dataset=make_data()[0], sampler=make_sampler())
+    assert isinstance(trainer, transformers.Seq2SeqTrainer)
+
+
 class TwoProcesses:
     rank, size = 0, 2
 
@@ -291,18 +356,53 @@ def test_what_cannot_be_obeyed_is_refused_before_training(options, message, tmp_
         SketchTrainer(make_model(), arguments, sampler=sampler, **options)
 
 
-def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
-    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2)
-    trainer.train()
-    checkpoint = tmp_path / "checkpoint-2"
-    with pytest.raises(
-        ValueError, match=r"has trained on 2 batches of 8 .* but the Trainer would go on after 4"
+@pytest.mark.parametrize(
+    ("step", "options", "message"),
+    [
+        # All but the last would have the Trainer skip as many batches as the sampler has trained on.
+        (4, {"per_device_train_batch_size": 7}, "batch size=8, but here it is 7"),
+        (12, {"per_device_train_batch_size": 22}, "batch size=8, but here it is 22"),
+        (12, {"gradient_accumulation_steps": 2}, "gradient_accumulation_steps=1, but here it is 2"),
+        (12, {"dataloader_drop_last": True}, "dataloader_drop_last=False, but here it is True"),
+    ],
+    ids=["batch", "epoch", "accumulation", "drop_last"],
+)
+def test_a_checkpoint_of_other_steps_is_refused(step, options, message, tmp_path):
+    make_trainer(tmp_path, save_strategy="steps", save_steps=4, max_steps=12).train()
+    resumed = make_trainer(tmp_path / "other", **options)
+    with pytest.raises(ValueError, match=f"{message}, .*: resume with that of the checkpoint, or set ignore"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert resumed.sampler.metrics()["n_losses"] == 0
+
+
+def test_a_checkpoint_out_of_step_is_refused(tmp_path):
+    make_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    make = partial(make_trainer, per_device_train_batch_size=7, save_strategy="steps", save_steps=1)
+    folder = tmp_path / "other"
+    make(folder, ignore_data_skip=True, max_steps=3).train(str(tmp_path / "checkpoint-2"))
+    with pytest.raises(  # 23 // 7 is 3
+        ValueError, match=r"has trained on 23 examples .* but the Trainer would go on after 3 batches of 7"
     ):
-        other = make_trainer(tmp_path / "other", gradient_accumulation_steps=2)
-        other.train(resume_from_checkpoint=str(checkpoint))
-    (checkpoint / "sketch_sampler.pt").unlink()
+        make(tmp_path / "third").train(str(folder / "checkpoint-3"))
+
+
+def test_a_checkpoint_without_a_sampler_is_refused(tmp_path):
+    make_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    (tmp_path / "checkpoint-2" / "sketch_sampler.pt").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no sketch_sampler\.pt: resume from one that"):
-        make_trainer(tmp_path / "other").train(resume_from_checkpoint=str(checkpoint))
+        make_trainer(tmp_path / "other").train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_a_run_whose_sampler_has_trained_before_is_resumed(tmp_path):
+    """As after auto_find_batch_size has begun anew, or in a second stage of training."""
+    sampler = make_sampler()
+    make_trainer(tmp_path, sampler, num_train_epochs=1).train()
+    whole = make_trainer(tmp_path, sampler, save_strategy="steps", save_steps=8)
+    whole.train()
+    resumed = make_trainer(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert resumed.drawn == whole.drawn[8:]
+    assert torch.equal(parameters_of(resumed.model), parameters_of(whole.model))
 
 
 def test_a_collator_that_makes_no_mapping_is_refused(tmp_path):

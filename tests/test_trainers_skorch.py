@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import io
 import pickle
 import sys
 
@@ -212,6 +213,9 @@ def test_a_fitted_net_is_pickled_and_copied_with_its_sampler():
         assert twin.seen_ == whole.seen_
     net.trim_for_prediction()
     assert net.sampler_ is None
+    with pytest.raises(ValueError, match="trim_for_prediction removed the sampler: save f_sampler before"):
+        net.save_params(f_sampler=io.BytesIO())
+    net.save_params(f_params=io.BytesIO())
     np.testing.assert_array_equal(net.predict(X), expected.argmax(1))
 
 

@@ -38,7 +38,8 @@ class SketchTrainer(Trainer):
     resumed from one draws what the uninterrupted run would have drawn. At the end of every epoch the
     sampler's numbers are logged, with ``sampler_`` in front of their names.
 
-    It mixes in: ``class MyTrainer(SketchTrainer, Seq2SeqTrainer)`` is another Trainer with a sampler.
+    It mixes in: ``class MyTrainer(SketchTrainer, Seq2SeqTrainer)`` is another Trainer with a sampler. Losses
+    of one's own go into :meth:`compute_example_losses`, not into ``compute_loss``.
 
     Parameters
     ----------
@@ -55,8 +56,15 @@ class SketchTrainer(Trainer):
     Raises
     ------
     TypeError, ValueError
-        If the training data is not what the sampler was made for, or if arguments of the Trainer cannot be
-        obeyed: ``compute_loss_func``, ``split_batches``, ``dispatch_batches``.
+        If the training data is not what the sampler was made for, if arguments of the Trainer cannot be
+        obeyed (``compute_loss_func``, ``split_batches``, ``dispatch_batches``), or if a Trainer mixed in has
+        a ``compute_loss`` of its own and ``compute_example_losses`` was not overridden.
+
+    Notes
+    -----
+    A sampler outlives the model: a second ``train()`` with ``model_init``, and so every trial of
+    ``hyperparameter_search``, begins with the losses of the former model. Make a new trainer with a new
+    sampler for each, and search by trials that do so.
     """
 
     def __init__(self, *args: Any, sampler: SketchSampler, **kwargs: Any) -> None:
@@ -142,8 +150,20 @@ class SketchTrainer(Trainer):
             As of ``transformers.Trainer``.
         num_items_in_batch : None
             Not used: a number of items would make the Trainer take the loss for a part of a sum.
+
+        Raises
+        ------
+        TypeError
+            If ``compute_loss`` was overridden, and the sampler was told nothing.
         """
-        return super().training_step(model, inputs)
+        self._is_told = False
+        loss = super().training_step(model, inputs)
+        if not self._is_told:  # models that ignore unknown arguments would train on, without weights
+            raise TypeError(
+                f"The compute_loss of {type(self).__name__} does not call SketchTrainer's, so losses were "
+                "not weighted and the sampler was not told: override compute_example_losses instead."
+            )
+        return loss
 
     def compute_loss(
         self,
@@ -166,6 +186,7 @@ class SketchTrainer(Trainer):
         outputs = model(**inputs)
         losses = self.compute_example_losses(outputs, inputs)
         self.sampler.update(index, losses)
+        self._is_told = True
         loss = (weight * losses).mean()
         return (loss, outputs) if return_outputs else loss
 
@@ -173,7 +194,7 @@ class SketchTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         path = self._state_file(output_dir)
         path.parent.mkdir(parents=True, exist_ok=True)  # process 0 may not have come so far
-        torch.save(self.sampler.state_dict(), path)
+        torch.save({"sampler": self.sampler.state_dict(), "loop": self._loop()}, path)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -186,19 +207,21 @@ class SketchTrainer(Trainer):
                 "processes saved without save_only_model, or load its model alone and train anew."
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
-        self.sampler.load_state_dict(state)
-        n_trained = self._batches.go_on_from(state["cursor"])
+        if not self.args.ignore_data_skip:
+            self._require_same_loop(state["loop"])
+        self.sampler.load_state_dict(state["sampler"])
+        n_trained = self._batches.go_on_from(state["sampler"]["cursor"])
         if self.args.ignore_data_skip:
             self._batches.n_trained = 0
             return
         n_steps = max(ceil(len(self._batches) / self.args.gradient_accumulation_steps), 1)
         trainer_state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
         n_skipped = trainer_state.global_step % n_steps * self.args.gradient_accumulation_steps
-        if n_trained != n_skipped:
+        if n_trained != n_skipped * self._train_batch_size:
             raise ValueError(
-                f"The sampler has trained on {n_trained} batches of {self._train_batch_size} in its epoch, "
-                f"but the Trainer would go on after {n_skipped}: resume with the batch size and the "
-                "gradient_accumulation_steps of the checkpoint, or set ignore_data_skip=True."
+                f"The sampler has trained on {n_trained} examples of its epoch, but the Trainer would go on "
+                f"after {n_skipped} batches of {self._train_batch_size}, as one does that was resumed with "
+                "ignore_data_skip=True: set it again."
             )
 
     # -- within -------------------------------------------------------------------------------
@@ -208,10 +231,35 @@ class SketchTrainer(Trainer):
         of_process = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
         return Path(checkpoint) / f"sketch_sampler{of_process}.pt"
 
+    def _loop(self) -> dict[str, int]:
+        """Return what tells how many steps an epoch has, apart from the sampler."""
+        return {
+            "batch size": self._train_batch_size,
+            "gradient_accumulation_steps": self.args.gradient_accumulation_steps,
+            "dataloader_drop_last": self.args.dataloader_drop_last,
+        }
+
+    def _require_same_loop(self, saved: dict[str, int]) -> None:
+        """Raise unless the steps of a checkpoint are steps of this run."""
+        for name, here in self._loop().items():
+            if saved[name] != here:
+                raise ValueError(
+                    f"The checkpoint was saved with {name}={saved[name]}, but here it is {here}, and "
+                    "steps are counted otherwise: resume with that of the checkpoint, or set "
+                    "ignore_data_skip=True."
+                )
+
     def _require_obeyable(self) -> None:
         """Raise unless the sampler fits the data and the processes, and nothing else is asked for."""
         if self.train_dataset is not None:
             self.sampler.wrap(self.train_dataset)
+        is_own = type(self).compute_example_losses is not SketchTrainer.compute_example_losses
+        if super(SketchTrainer, type(self)).compute_loss is not Trainer.compute_loss and not is_own:
+            raise TypeError(
+                f"{type(self).__name__} inherits another compute_loss than transformers.Trainer's, which "
+                "training would not call: override compute_example_losses to compute that loss, example by "
+                "example."
+            )
         if self.compute_loss_func is not None:
             raise ValueError(
                 "compute_loss_func returns one number for a batch, but the sampler needs one for each "
@@ -276,14 +324,15 @@ class TrainingBatches(Sampler[list[WeightedIndex]]):
         Returns
         -------
         n_trained : int
-            The number of whole batches that these are; 0 if no other is left in the epoch.
+            Examples that the loader is to skip: ``cursor``, or 0 if no batch is left in the epoch.
         """
         n_left = len(self._sampler) - cursor
         if 0 < n_left < self._batch_size and self._drop_last:
             deque(self._sampler, maxlen=0)  # draws the remainder, that no batch is made of
             n_left = 0
-        self.n_trained = cursor // self._batch_size if n_left else 0
-        return self.n_trained
+        n_trained = cursor if n_left else 0
+        self.n_trained = n_trained // self._batch_size
+        return n_trained
 
 
 class MappingCollate(WeightedCollate):

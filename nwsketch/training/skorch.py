@@ -113,6 +113,20 @@ class SketchNet(NeuralNet):
         super().trim_for_prediction()
         self.sampler_ = None
 
+    def save_params(self, *args: Any, **kwargs: Any) -> None:
+        """Save parameters, with ``f_sampler`` the state of the sampler, unless the net was trimmed.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As of ``skorch.NeuralNet``.
+        """
+        if kwargs.get("f_sampler") is not None and getattr(self, "_trimmed_for_prediction", False):
+            raise ValueError(
+                "trim_for_prediction removed the sampler: save f_sampler before it, or leave it out."
+            )
+        super().save_params(*args, **kwargs)
+
     def make_sampler(self, X: Any, y: Any) -> SketchSampler:
         """Make the sampler of training rows.
 
