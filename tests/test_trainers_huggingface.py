@@ -6,6 +6,7 @@ import socket
 import sys
 from functools import partial
 from itertools import zip_longest
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,6 +256,9 @@ def test_losses_of_ones_own(tmp_path):
         ValueError, match=r"logits \(1, 3\) and labels \(1,\): override compute_example_losses"
     ):
         SketchTrainer.compute_example_losses(trainer, trainer.model(inputs["input_ids"]), inputs)
+    one_class = SimpleNamespace(logits=torch.zeros(1, 1))  # whose cross entropy would be 0
+    with pytest.raises(ValueError, match=r"logits \(1, 1\) and labels \(1,\): override"):
+        SketchTrainer.compute_example_losses(trainer, one_class, {"labels": torch.tensor([0])})
     with pytest.raises(ValueError, match=r"logits \(\) and labels \(\): override"):
         SketchTrainer.compute_example_losses(trainer, (), {})
 

@@ -92,15 +92,16 @@ class SketchTrainer(Trainer):
         Raises
         ------
         ValueError
-            If there are no logits of shape (n_batch, n_classes), or no labels of shape (n_batch,), int.
+            If there are no logits of shape (n_batch, n_classes > 1), or no labels of shape (n_batch,), int.
         """
         logits: Any = getattr(outputs, "logits", None)
         labels: Any = inputs.get("labels")
         shapes = [tuple(getattr(each, "shape", ())) for each in (logits, labels)]
-        if [len(shape) for shape in shapes] != [2, 1] or labels.is_floating_point():
+        known = [len(shape) for shape in shapes] == [2, 1] and not labels.is_floating_point()
+        if not known or shapes[0][1] < 2:
             raise ValueError(
-                "The loss of an example is known here for logits (n_batch, n_classes) and integer labels "
-                f"(n_batch,), but there are logits {shapes[0]} and labels {shapes[1]}: override "
+                "The loss of an example is known here for logits (n_batch, n_classes > 1) and integer "
+                f"labels (n_batch,), but there are logits {shapes[0]} and labels {shapes[1]}: override "
                 "compute_example_losses."
             )
         smoothing = self.args.label_smoothing_factor

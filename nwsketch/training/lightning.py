@@ -6,11 +6,6 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from nwsketch.training import SketchSampler
-from nwsketch.training.distributed import is_distributed
-from nwsketch.training.passes import Passes
-from nwsketch.training.report import split_metrics
-
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.utilities import CombinedLoader
@@ -20,6 +15,11 @@ except ImportError as error:
     raise ImportError(
         'nwsketch.training.lightning needs PyTorch Lightning: pip install "nwsketch[lightning]"'
     ) from error
+
+from nwsketch.training import SketchSampler
+from nwsketch.training.distributed import is_distributed
+from nwsketch.training.passes import Passes
+from nwsketch.training.report import split_metrics
 
 
 class SketchCallback(Callback):

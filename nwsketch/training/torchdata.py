@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from nwsketch.training import SketchSampler
-from nwsketch.training.passes import Passes
-
 try:
     from torchdata.stateful_dataloader import StatefulDataLoader
 except ImportError as error:
     raise ImportError(
         'nwsketch.training.torchdata needs torchdata: pip install "nwsketch[torchdata]"'
     ) from error
+
+from nwsketch.training import SketchSampler
+from nwsketch.training.passes import Passes
 
 
 class SketchDataLoader(StatefulDataLoader):
