@@ -62,8 +62,8 @@ numpydoc_show_class_members = False  # the page of a class shows its methods in 
 nitpicky = True
 # What other projects document: looking that up would take the network.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(sklearn|numpy|scipy|torch|dask|pyspark|matplotlib|joblib).*"),
-    (r"py:.*", r"(lightning|skorch|torchdata|transformers).*"),
+    (r"py:.*", r"(sklearn|numpy|scipy|torch|dask|pyspark|matplotlib|joblib)\b.*"),
+    (r"py:.*", r"(lightning|skorch|torchdata|transformers)\b.*"),
 ]
 
 # -- gallery ----------------------------------------------------------------------------------------
