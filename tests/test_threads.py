@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from scipy.sparse import csr_array
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from nwsketch import NadarayaWatsonSketchRegressor
+from nwsketch import NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
 from nwsketch.backends import numba_backend, threads
 from nwsketch.backends.threads import count_threads, run_ranges, single_threaded_blas
 
@@ -88,6 +88,35 @@ def test_every_item_is_handed_out_once(n_items, n_threads):
     assert len(ranges) == max(min(n_items, n_threads), 1)
     sizes = [last - first for first, last in ranges]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("n_items", [0, 1, 2, 7, 100])
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_every_piece_is_taken_once(n_items, n_threads, in_pieces):
+    backend = NadarayaWatsonSketch(2, random_state=0)._backend
+    visits, ranges, much = np.zeros(n_items, dtype=int), [], 2**30
+
+    def visit(first, last):
+        ranges.append((first, last))
+        visits[first:last] += 1
+
+    backend._run(visit, n_items, much, n_threads, in_pieces)
+    assert (visits == 1).all()
+    wanted = numba_backend.PIECES * n_threads if in_pieces and n_threads > 1 else n_threads
+    assert len(ranges) <= max(min(n_items, wanted), 1)
+    assert n_items < wanted or len(ranges) == wanted or n_threads == 1
+
+
+def test_a_piece_that_fails_is_reported():
+    backend = NadarayaWatsonSketch(2, random_state=0)._backend
+
+    def fail(first, last):
+        if first == 50:
+            raise IndexError("row 50")
+
+    with pytest.raises(IndexError, match="row 50"):
+        backend._run(fail, 100, 2**30, 2, in_pieces=True)
 
 
 def test_the_caller_takes_the_first_range_and_the_pool_the_others():

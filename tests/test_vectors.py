@@ -44,9 +44,7 @@ def run(function, result_type, *arrays):
 
 OF_FLOATS = {
     "add": (lambda a, b, c: vectors.add(a, b), lambda a, b: a + b),
-    "magnitude": (lambda a, b, c: vectors.magnitude(a), lambda a, b: abs(a)),
-    "distance": (lambda a, b, c: vectors.distance(a, b), lambda a, b: abs(a - b)),
-    "nearest": (lambda a, b, c: vectors.nearest(a), lambda a, b: np.rint(a)),
+    "subtract": (lambda a, b, c: vectors.subtract(a, b), lambda a, b: a - b),
     "floor": (lambda a, b, c: vectors.floor(a), lambda a, b: np.floor(a)),
     "lesser": (lambda a, b, c: vectors.lesser(a, b), lambda a, b: np.where(a < b, a, b)),
     "greater": (lambda a, b, c: vectors.greater(a, b), lambda a, b: np.where(a > b, a, b)),
@@ -93,10 +91,12 @@ def test_whole_numbers_as_words():
     whole = RNG.integers(-(2**23), 2**23, ORDER * LANES).astype(np.float32)
     long_words = run(njit(inline="always")(lambda a, b, c: vectors.as_long_words(a)), np.uint64, whole)
     assert_array_equal(long_words.view(np.int64), whole)
-    words = run(njit(inline="always")(lambda a, b, c: vectors.as_words(a)), np.uint32, whole)
-    assert_array_equal(words.view(np.int32), whole)
-    again = run(njit(inline="always")(lambda a, b, c: vectors.as_long_words(a)), np.uint64, words)
-    assert_array_equal(again, long_words)
+
+
+def test_bits_of_floats():
+    a = floats()
+    bits = run(njit(inline="always")(lambda a, b, c: vectors.bits(a)), np.uint32, a)
+    assert_array_equal(bits, a.view(np.uint32))
 
 
 def test_signs_are_shifted_in_from_below():
@@ -114,9 +114,9 @@ def test_signs_are_shifted_in_from_below():
 
 
 def test_opposite_bits():
-    a, b, c = (RNG.integers(0, 2**32, ORDER * LANES, dtype=np.uint32) for _ in range(3))
-    got = run(njit(inline="always")(lambda a, b, c: vectors.opposite_bits(a, b, c)), np.uint32, a, b, c)
-    assert_array_equal(got, ~(a ^ b) & c)
+    a, b = (RNG.integers(0, 2**32, ORDER * LANES, dtype=np.uint32) for _ in range(2))
+    got = run(njit(inline="always")(lambda a, b, c: vectors.opposite_bits(a, b)), np.uint32, a, b)
+    assert_array_equal(got, ~a & b)
 
 
 def test_lanes_not_above_counts_nan():
@@ -128,17 +128,57 @@ def test_lanes_not_above_counts_nan():
     assert compute(a, b) == sum(1 << i for i in range(LANES) if not a[i] > b[i])
 
 
-def test_least_and_greatest_of_a_block():
+def test_lanes_not_above_of_words_have_no_sign():
+    @njit
+    def compute(a, b):
+        return vectors.lanes_not_above(vectors.load(a, ZERO), vectors.load(b, ZERO))
+
+    a, b = (RNG.integers(0, 2**32, LANES, dtype=np.uint32) for _ in range(2))
+    b[:2] = a[:2]
+    assert compute(a, b) == sum(1 << i for i in range(LANES) if not a[i] > b[i])
+
+
+def test_lanes_not_above_of_blocks_are_those_of_any_vector():
+    @njit
+    def compute(a, b):
+        return vectors.lanes_not_above(
+            vectors.load_block(a, ZERO, STRIDE), vectors.load_block(b, ZERO, STRIDE)
+        )
+
+    a, b = (RNG.integers(0, 100, ORDER * LANES, dtype=np.uint32) for _ in range(2))
+    a += np.uint32(90)
+    expected = (a <= b).reshape(ORDER, LANES).any(axis=0)
+    assert 0 < expected.sum() < LANES
+    assert compute(a, b) == sum(1 << i for i in range(LANES) if expected[i])
+
+
+def test_least_and_greatest_magnitudes_of_a_block():
     @njit
     def compute(a, low, high):
         block = vectors.load_block(a, ZERO, STRIDE)
-        store(low, vectors.least(block))
-        store(high, vectors.greatest(block))
+        store(low, vectors.least_magnitude(block))
+        store(high, vectors.greatest_magnitude(block))
 
-    a, low, high = RNG.normal(size=ORDER * LANES), np.zeros(LANES), np.zeros(LANES)
+    a, (low, high) = floats(), np.zeros((2, LANES), np.float32)
     compute(a, low, high)
-    assert_array_equal(low, a.reshape(ORDER, LANES).min(axis=0))
-    assert_array_equal(high, a.reshape(ORDER, LANES).max(axis=0))
+    magnitudes = np.abs(a).reshape(ORDER, LANES)
+    assert_array_equal(low, np.nanmin(magnitudes, axis=0))
+    assert_array_equal(high, magnitudes.max(axis=0))  # NaN is the greatest
+
+
+def test_products_are_added():
+    @njit
+    def compute(a, factors, one, other):
+        blocks = vectors.load_block(one, ZERO, STRIDE), vectors.load_block(other, ZERO, STRIDE)
+        blocks = vectors.add_products(*blocks, a, ZERO, STRIDE, factors, np.uint64(1), np.uint64(ORDER))
+        vectors.store_block(one, ZERO, STRIDE, blocks[0])
+        vectors.store_block(other, ZERO, STRIDE, blocks[1])
+
+    a, one, other = (RNG.integers(-9, 9, ORDER * LANES).astype(np.float32) for _ in range(3))
+    factors = RNG.integers(-9, 9, 2 * ORDER + 1).astype(np.float32)
+    expected = one + a * factors[1 : 1 + ORDER].repeat(LANES), other + a * factors[1 + ORDER :].repeat(LANES)
+    compute(a, factors, one, other)
+    assert_array_equal((one, other), expected)
 
 
 def test_splats():

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,8 @@ from nwsketch.backends.threads import run_ranges
 BLOCK_SIZE, BLOCK_ROWS = 2**23, 2**17
 #: Work (codes) below which a second thread costs more than it saves.
 SERIAL_SIZE = 2**13
+#: A thread takes about so many pieces of its work, one after the other, but none of fewer codes.
+PIECES, PIECE_SIZE = 6, 2**18
 #: The codes of rows that are hashed again and again are kept if they take at most as many bytes.
 KEPT_BYTES = 2**31
 
@@ -214,10 +218,36 @@ class NumbaBackend:
         for start in range(0, X.shape[0], step):
             yield slice(start, min(start + step, X.shape[0]))
 
-    def _run(self, task: Callable[[int, int], None], n_items: int, n_rows: int, n_threads: int) -> None:
-        """Split ``n_items`` (rows or repetitions) among threads, if the work is worth it."""
-        small = n_rows * self._plan.n_repetitions < SERIAL_SIZE
-        run_ranges(task, n_items, 1 if small else n_threads)
+    def _run(
+        self,
+        task: Callable[[int, int], None],
+        n_items: int,
+        n_rows: int,
+        n_threads: int,
+        in_pieces: bool = False,
+    ) -> None:
+        """Split ``n_items`` (rows or repetitions) among threads, if the work is worth it.
+
+        Hashing and adding, ``in_pieces``, are cut into more pieces than there are threads: one whose core is
+        slowed down by whatever else the machine does takes fewer. (Reading is not: every piece reads all
+        tables in.)
+        """
+        work = n_rows * self._plan.n_repetitions
+        n_threads = 1 if work < SERIAL_SIZE else min(n_threads, n_items)
+        per_thread = min(work // (n_threads * PIECE_SIZE), PIECES) if in_pieces and n_threads > 1 else 1
+        n_pieces = max(min(n_threads * max(per_thread, 1), n_items), 1)
+        bounds = [n_items * piece // n_pieces for piece in range(n_pieces + 1)]
+        pieces = deque(pairwise(bounds))
+
+        def take_pieces(first: int, last: int) -> None:
+            for _ in range(n_pieces):
+                try:
+                    piece = pieces.popleft()
+                except IndexError:
+                    return
+                task(*piece)
+
+        run_ranges(take_pieces, n_threads, n_threads)
 
     def _scratch(self, X: Any) -> CodeArray:
         """Return memory for the codes of any block of X."""
@@ -234,6 +264,7 @@ class NumbaBackend:
             X.shape[0],
             X.shape[0],
             n_threads,
+            in_pieces=True,
         )
         return codes
 
@@ -256,7 +287,7 @@ class NumbaBackend:
             def learn(first: int, last: int, codes: CodeArray = codes, values: Array = values) -> None:
                 accumulate(codes[first:last], values, first, state.tables)
 
-            self._run(learn, self._plan.n_repetitions, len(values), n_threads)
+            self._run(learn, self._plan.n_repetitions, len(values), n_threads, in_pieces=True)
             accumulate_totals(values, sign, state.totals)
             if progress is not None:
                 progress(len(values))

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import hadamard
 from scipy.sparse import csr_array, issparse
 
 from nwsketch.backends.base import Array, Codes, Plan
+from nwsketch.backends.numba_kernels.floors import ROUND_BITS
 from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
 from nwsketch.backends.numba_kernels.minhash import minhash_codes
 from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, FEATURES_TOGETHER, PAIR
@@ -133,8 +135,8 @@ class Hasher:
         has factors, n counts chunks, the products are of Gaussians g of a block by transformed chunks, and
         bounded by sum_j |g_j| |(H x)_j| / sqrt(8) <= ||g|| ||x||; each of the three levels of both
         transforms adds u. Rounding a length and multiplying by it costs 2 u; what float64 adds to the
-        reference, less than u. Offsets and their addition: see numba_kernels/floors.py. (Higham, "Accuracy
-        and Stability of Numerical Algorithms", 2002, chapters 3 and 24.)
+        reference, less than u. What sums of floors begin with takes part in all this. (Higham, "Accuracy and
+        Stability of Numerical Algorithms", 2002, chapters 3 and 24.)
         """
         arrays, n_repetitions = self._plan.arrays, self._plan.n_repetitions
         directions = np.asfortranarray(arrays["directions"])  # the kernels want one at a time, and whole
@@ -148,30 +150,56 @@ class Hasher:
             scales, n_terms, together = np.ones(len(directions)), len(directions), FEATURES_TOGETHER
             blocks = _by_block((directions / np.where(norms > 0, norms, 1.0)).T, n_repetitions)
             blocks, sizes = blocks.swapaxes(2, 3), np.ones(blocks.shape[:2])
-        largest = np.repeat(
-            sizes[..., np.newaxis], ORDER, axis=2
-        )  # projections, times length, of rows of norm 1
+        n_roundings = min(n_terms, together) + n_terms / together + (11 if by_chunk else 5)
+        unit = 1.01 * n_roundings * 2.0**-24
+        largest = sizes  # projections, times length, of rows of norm 1, by any hash of a block
         if signs:  # which do not change with the length
             largest_norm = 1e35
-            own: list[NDArray[Any]] = [
-                np.empty(0, np.float32),
-                np.empty(0, np.float32),
-                np.empty(0, np.uint64),
-            ]
+            own: list[NDArray[Any]] = [np.empty(0, dtype) for dtype in "ffIIdf"]
         else:
             lengths = _by_block(arrays["lengths"] if by_chunk else norms, n_repetitions)
-            largest = largest * lengths
+            largest = sizes * lengths.max(axis=2)
             largest_norm = 2.0**61 / max(largest.max(), 1.0) if largest.max() < 1e30 else 0.0
-            multipliers = _in_pairs(_by_block(self._plan.multipliers[0], n_repetitions))
-            multipliers[:, lengths.shape[1] :] = 0
-            own = [
-                _flat(lengths),
-                _flat(_by_block(arrays["offsets"] - 0.5, n_repetitions)),
-                multipliers.ravel(),
-            ]
-        n_roundings = min(n_terms, together) + n_terms / together + (16 if by_chunk else 6)
+            starts, sizes_of_starts = self._starts(lengths, by_chunk)
+            own = [_flat(lengths), _flat(starts), *self._high_halves(sizes[..., np.newaxis] * lengths)]
+            own.append(_flat(unit * sizes_of_starts + 2.0**-22))  # four units: distances, and these sums
         self._projections = (largest_norm, directions, scales, _flat(blocks), *own)
-        self._errors, self._by_chunk = _flat(1.01 * n_roundings * 2.0**-24 * largest), by_chunk
+        self._errors, self._by_chunk = _flat(unit * largest), by_chunk
+
+    def _starts(self, lengths: Array, by_chunk: bool) -> tuple[Array, Array]:
+        """Return what sums begin with, so that projections times length hold offsets, and its size.
+
+        Offsets are less 0.5, so that cells are the nearest whole numbers. The sums of a block that has
+        factors are transformed once more, so what they begin with is transformed back.
+        """
+        offsets = _by_block(self._plan.arrays["offsets"] - 0.5, self._plan.n_repetitions)
+        with np.errstate(over="ignore", invalid="ignore"):  # whatever is not finite is left to float64
+            starts = np.divide(offsets, lengths, out=np.zeros_like(offsets), where=lengths > 0)
+            sizes = np.abs(starts)
+            if by_chunk:
+                starts = starts @ hadamard(ORDER) / ORDER
+                sizes = np.abs(starts).sum(axis=2, keepdims=True)
+            return starts, np.where(lengths > 0, sizes * lengths, np.inf).max(axis=2)
+
+    def _high_halves(self, largest: Array) -> list[NDArray[Any]]:
+        """Return 32 bits of multipliers and of shifts, and bounds of what the rest would carry over.
+
+        A multiplier is 2^32 of its high half and a low one, which may be negative. Cells are at most 1
+        further from zero than projections (``largest``, of rows of norm 1): half for the offset, half for
+        rounding. They come as ROUND plus the cell.
+        """
+        multipliers = _by_block(self._plan.multipliers[0], self._plan.n_repetitions)
+        shifts = _by_block(self._plan.shifts, self._plan.n_repetitions)[:, 0] >> np.uint64(32)
+        high = (multipliers + np.uint64(2**31)) >> np.uint64(32)
+        low = np.abs((multipliers - (high << np.uint64(32))).astype(np.int64)) / 2.0**32
+        by_norm = 1.01 * (low * largest).sum(axis=1).max()
+        carries = np.array(
+            [2.0 + low.sum(axis=1).max(), by_norm]
+        )  # of a shift less than 1, and 1 for the floor
+        shifts -= high.sum(axis=1) * np.uint64(ROUND_BITS)
+        high = _in_pairs(high.astype(np.uint32))
+        high[:, multipliers.shape[1] :] = 0
+        return [high.ravel(), shifts.astype(np.uint32).ravel(), carries]
 
 
 def _by_block(values: NDArray[Any], n_repetitions: int) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from nwsketch.backends.numba_kernels.vectors import (
     LANES,
     ORDER,
     add,
+    add_products,
     block_of,
     load,
     load_block,
@@ -102,22 +103,19 @@ def load_panel(
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _add_chunks(features, p, coefficients, j, distance, n_chunks):
-    # Sums of chunk times coefficient, of the block whose coefficients begin at j and of that ``distance`` on.
-    one = other = block_of(splat(np.float32(0)))
+def _add_chunks(one, other, features, p, coefficients, j, distance, n_chunks):
+    # Chunks times coefficients are added to the sums of the block whose coefficients begin at j, and to those
+    # of the block that is ``distance`` on.
     for _ in range(n_chunks):
-        x = load_block(features, p, _LANES)
-        one = multiply_add(splat_block(coefficients, j), x, one)
-        other = multiply_add(splat_block(coefficients, j + distance), x, other)
+        one, other = add_products(one, other, features, p, _LANES, coefficients, j, distance)
         j += _ORDER
         p += _CHUNK
     return one, other
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _add_features(features, p, coefficients, j, distance, n_features):
+def _add_features(one, other, features, p, coefficients, j, distance, n_features):
     # As _add_chunks, but every feature has coefficients of its own.
-    one = other = block_of(splat(np.float32(0)))
     for _ in range(n_features):
         x = block_of(load(features, p))
         one = multiply_add(splat_block(coefficients, j), x, one)
@@ -128,7 +126,20 @@ def _add_features(features, p, coefficients, j, distance, n_features):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def project_pair_by_few(one, other, features, v, n_features, coefficients, first_block):
+    # project_pair, number for number, where directions have factors and chunks are few.
+    distance, n_chunks = np.uint64(n_features), np.uint64(n_features) // _ORDER
+    p, j = np.uint64(v) * distance * _LANES, np.uint64(first_block) * distance
+    one, other = _add_chunks(one, other, features, p, coefficients, j, distance, n_chunks)
+    a0, a1, a2, a3, a4, a5, a6, a7 = one
+    b0, b1, b2, b3, b4, b5, b6, b7 = other
+    return _transform(a0, a1, a2, a3, a4, a5, a6, a7), _transform(b0, b1, b2, b3, b4, b5, b6, b7)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def project_pair(
+    one,  # block of what the sums of the one block begin with ...
+    other,  # ... and of the other
     features,  # in   panels, one after the other: see load_panel
     v,  # which panel
     n_features,  # of a row of the panel
@@ -138,16 +149,15 @@ def project_pair(
 ):  # the projections of the rows by the hashes of the one block, and of the other
     n_features = np.uint64(n_features)
     p = np.uint64(v) * n_features * _LANES
+    nothing = block_of(splat(np.float32(0)))
     if by_chunk:
         distance = n_features
         step, n_steps = np.uint64(CHUNKS_TOGETHER), n_features // _ORDER
         j = np.uint64(first_block) * distance
-        one, other = _add_chunks(features, p, coefficients, j, distance, min(step, n_steps))
+        one, other = _add_chunks(one, other, features, p, coefficients, j, distance, min(step, n_steps))
         for done in range(step, n_steps, step):
-            begin = done * _ORDER
-            a, b = _add_chunks(
-                features, p + begin * _LANES, coefficients, j + begin, distance, min(step, n_steps - done)
-            )
+            q, k, n = p + done * _CHUNK, j + done * _ORDER, min(step, n_steps - done)
+            a, b = _add_chunks(nothing, nothing, features, q, coefficients, k, distance, n)
             one, other = add(one, a), add(other, b)
         a0, a1, a2, a3, a4, a5, a6, a7 = one
         b0, b1, b2, b3, b4, b5, b6, b7 = other
@@ -155,15 +165,9 @@ def project_pair(
     distance = n_features * _ORDER
     step = np.uint64(FEATURES_TOGETHER)
     j = np.uint64(first_block) * distance
-    one, other = _add_features(features, p, coefficients, j, distance, min(step, n_features))
+    one, other = _add_features(one, other, features, p, coefficients, j, distance, min(step, n_features))
     for done in range(step, n_features, step):
-        a, b = _add_features(
-            features,
-            p + done * _LANES,
-            coefficients,
-            j + done * _ORDER,
-            distance,
-            min(step, n_features - done),
-        )
+        q, k, n = p + done * _LANES, j + done * _ORDER, min(step, n_features - done)
+        a, b = _add_features(nothing, nothing, features, q, coefficients, k, distance, n)
         one, other = add(one, a), add(other, b)
     return one, other

@@ -15,10 +15,10 @@ import numpy as np
 from numba import njit
 
 from nwsketch.backends.numba_kernels.exact import exact_floor_code, exact_sign_code
-from nwsketch.backends.numba_kernels.floors import hash_by_floors
+from nwsketch.backends.numba_kernels.floors import hash_by_floors, hash_by_floors_by_few, load_margins
 from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
-from nwsketch.backends.numba_kernels.panels import PADDING, aligned, load_panel
-from nwsketch.backends.numba_kernels.signs import WORD, join_signs, pack_signs
+from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, PADDING, aligned, load_panel
+from nwsketch.backends.numba_kernels.signs import WORD, join_signs, pack_signs, pack_signs_by_few
 from nwsketch.backends.numba_kernels.vectors import LANES, ORDER
 
 #: Panels that are loaded before any is hashed, if their features take at most so many floats: a repetition's
@@ -29,8 +29,8 @@ PANELS, LOADED_FLOATS = 32, 2**16
 #: blocks of a stack and the hashes of a repetition.
 Hashes = namedtuple(
     "Hashes",
-    "directions coefficients lengths middles block_multipliers errors by_chunk offsets multipliers "
-    "n_blocks per_repetition n_repetitions",
+    "directions coefficients lengths starts high_multipliers high_shifts offset_errors errors by_chunk "
+    "offsets multipliers n_blocks per_repetition n_repetitions",
 )
 
 
@@ -45,12 +45,15 @@ def projection_codes(
     coefficients,  # in   float32, flat; of every stack of ORDER repetitions as many blocks as a repetition
     # has hashes, and if these are odd a copy of the last; of a block one per column if by_chunk, else ORDER
     lengths,  # in   (n_blocks, ORDER) float32, flat: what the projections of a block are multiplied by
-    middles,  # in   (n_blocks, ORDER) float32, flat: offsets less 0.5
-    block_multipliers,  # in   (n_blocks, ORDER) uint64, flat; 0 for copies
-    errors,  # in   (n_blocks, ORDER) float32, flat: largest error of a projection, times length, of a row of
-    # norm 1; of signs the same in a block
+    starts,  # in   (n_blocks, ORDER) float32, flat: what sums begin with
+    high_multipliers,  # in   (n_blocks, ORDER) uint32, flat: high halves of multipliers; 0 for copies
+    high_shifts,  # in   (n_stacks * ORDER,) uint32, less the joined bits of ROUND
+    carries,  # in   see load_margins
+    offset_errors,  # in   (n_blocks,) float32: largest error of what comes of offsets
+    errors,  # in   (n_blocks,) float32: largest error of a projection, times length, of a row of norm 1
     by_chunk,  # whether directions have factors
-    offsets,  # in   (n_hashes,) float64, in [0, 1); like lengths and middles not read if signs are wanted
+    offsets,  # in   (n_hashes,) float64, in [0, 1); like lengths and what follows up to carries not read if
+    # signs are wanted
     signs,  # whether cells are signs, else floors, which are always rehashed
     multipliers,  # in   (1, n_hashes) uint64
     shifts,  # in   (n_repetitions,) uint64
@@ -65,20 +68,24 @@ def projection_codes(
         directions,
         coefficients,
         lengths,
-        middles,
-        block_multipliers,
+        starts,
+        high_multipliers,
+        high_shifts,
+        offset_errors,
         errors,
         by_chunk,
         offsets,
         multipliers,
-        errors.size // ORDER // n_stacks,
+        errors.size // n_stacks,
         directions.shape[1] // shifts.size,
         shifts.size,
     )
+    by_few = by_chunk and scales.size <= CHUNKS_TOGETHER * ORDER
     n_floats = scales.size * LANES
     n_panels = max(min(LOADED_FLOATS // n_floats, PANELS, -(-(end - begin) // LANES)), 1)
     all_features = aligned(np.empty(n_panels * n_floats + PADDING, np.float32))
     all_norms, in_float64 = np.empty(n_panels * LANES, np.float32), np.empty(n_panels * LANES, np.bool_)
+    all_margins = np.empty(all_norms.size, np.uint32)
     all_words = aligned(np.empty(ORDER * n_panels * LANES + PADDING, np.uint32))
     all_joined = aligned(np.empty(ORDER * n_panels * LANES + PADDING, np.uint64))
     for start in range(begin, end, n_panels * LANES):
@@ -99,15 +106,19 @@ def projection_codes(
                 norms[own],
                 in_float64[own],
             )
+        own_rows, margins = rows[start : start + size], all_margins[: norms.size]
+        if not signs:
+            load_margins(norms, carries, n_buckets, margins)
         for stack in range(first // ORDER, -(-last // ORDER)):
             if signs:
                 for o in range(min(ORDER, shifts.size - stack * ORDER) if rehashed else 0):
                     joined[o * norms.size : (o + 1) * norms.size] = shifts[stack * ORDER + o]
                 for k in range(0, hashes.per_repetition, WORD):
                     end_of_word = min(k + WORD, hashes.per_repetition)
-                    pack_signs(
-                        rows[start : start + size], features, norms, hashes, stack, k, end_of_word, words
-                    )
+                    if by_few:
+                        pack_signs_by_few(own_rows, features, norms, hashes, stack, k, end_of_word, words)
+                    else:
+                        pack_signs(own_rows, features, norms, hashes, stack, k, end_of_word, words)
                     if rehashed:
                         join_signs(words, hashes, stack, k, end_of_word, joined)
                 for repetition in range(max(first, stack * ORDER), min(last, (stack + 1) * ORDER)):
@@ -117,11 +128,27 @@ def projection_codes(
                         to_buckets(joined[place : place + size], n_buckets, rehashed, part)
                     else:
                         _copy(words[place : place + size], part)
-            else:
-                hash_by_floors(
-                    rows[start : start + size],
+            elif by_few:
+                hash_by_floors_by_few(
+                    own_rows,
                     features,
                     norms,
+                    margins,
+                    hashes,
+                    shifts,
+                    n_buckets,
+                    stack,
+                    first,
+                    last,
+                    start,
+                    codes,
+                )
+            else:
+                hash_by_floors(
+                    own_rows,
+                    features,
+                    norms,
+                    margins,
                     hashes,
                     shifts,
                     n_buckets,

@@ -6,17 +6,16 @@ import numpy as np
 from numba import njit
 
 from nwsketch.backends.numba_kernels.exact import exact_projection, exact_shrink
-from nwsketch.backends.numba_kernels.panels import PAIR, project_pair
+from nwsketch.backends.numba_kernels.panels import PAIR, project_pair, project_pair_by_few
 from nwsketch.backends.numba_kernels.vectors import (
     LANES,
     ORDER,
+    align_stack,
     block_of,
     lanes_not_above,
-    least,
+    least_magnitude,
     lesser,
     load,
-    load_block,
-    magnitude,
     multiply_add,
     opposite_bits,
     shift_in_signs,
@@ -27,42 +26,58 @@ from nwsketch.backends.numba_kernels.vectors import (
 #: Signs that are packed into one integer; a multiple of PAIR.
 WORD = 32
 
-_0, _ORDER, _LANES = np.uint64(0), np.uint64(ORDER), np.uint64(LANES)
+_0, _1, _ORDER, _LANES = np.uint64(0), np.uint64(1), np.uint64(ORDER), np.uint64(LANES)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def pack_signs(
-    rows,  # in   (n_rows, n_features): those of the panels
-    features,  # in   (n_panels * n_columns * LANES,) float32: see load_panel
-    norms,  # in   (n_panels * LANES,) float32
-    hashes,  # see projection.Hashes
-    stack,  # the ORDER repetitions wanted
-    first,  # the hashes wanted of each: first <= k < last, up to WORD
-    last,
-    words,  # out  (ORDER * n_panels * LANES,) uint32: bit k - first is 1 unless projection k is negative
-):
-    words[:] = 0
-    n_columns, n_rows = features.size // norms.size, np.uint64(norms.size)
-    n_bits, first_block = last - first, stack * hashes.n_blocks + first
-    mask = block_of(splat(np.uint32((np.uint64(1) << np.uint64(n_bits)) - np.uint64(1))))
-    top = n_bits + n_bits % PAIR - PAIR  # a block that is one too many is a copy, and masked away
-    for v in range(norms.size // LANES):
-        i = np.uint64(v) * _LANES
-        row_norms = load(norms, i)
-        signs = block_of(splat(np.uint32(0)))
-        for k in range(top, -1, -PAIR):  # what is shifted in first becomes the highest bit
-            block = first_block + k
-            one, other = project_pair(features, v, n_columns, hashes.coefficients, block, hashes.by_chunk)
-            signs = shift_in_signs(shift_in_signs(signs, other), one)
-            near = multiply_add(row_norms, splat(-hashes.errors[block * ORDER]), least(magnitude(one)))
-            near_too = multiply_add(
-                row_norms, splat(-hashes.errors[(block + 1) * ORDER]), least(magnitude(other))
-            )
-            unsure = lanes_not_above(lesser(near, near_too), splat(np.float32(0)))
-            if unsure != 0:
-                n_wanted = min(PAIR, n_bits - k)
-                _mend(rows, features, norms, hashes, stack, v, unsure, first + k, n_wanted, k, words)
-        store_block(words, i, n_rows, opposite_bits(signs, load_block(words, i, n_rows), mask))
+def _packing(by_few):
+    """Return pack_signs for few chunks, or for whatever there is."""
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def pack_signs(
+        rows,  # in   (n_rows, n_features): those of the panels
+        features,  # in   (n_panels * n_columns * LANES,) float32: see load_panel
+        norms,  # in   (n_panels * LANES,) float32
+        hashes,  # see projection.Hashes
+        stack,  # the ORDER repetitions wanted
+        first,  # the hashes wanted of each: first <= k < last, up to WORD
+        last,
+        words,  # out  (ORDER * n_panels * LANES,) uint32: bit k - first is 1 unless projection k is negative
+    ):
+        align_stack()
+        n_columns, n_rows = features.size // norms.size, np.uint64(norms.size)
+        n_bits, first_block = last - first, stack * hashes.n_blocks + first
+        mask = block_of(splat(np.uint32((np.uint64(1) << np.uint64(n_bits)) - np.uint64(1))))
+        top = n_bits + n_bits % PAIR - PAIR  # a block that is one too many is a copy, and masked away
+        nothing = block_of(splat(np.float32(0)))
+        coefficients, errors, doubts = hashes.coefficients, hashes.errors, np.empty(WORD, np.uint64)
+        for v in range(norms.size // LANES):
+            i = np.uint64(v) * _LANES
+            row_norms = load(norms, i)
+            signs = block_of(splat(np.uint32(0)))
+            any_doubt = np.uint64(0)
+            for k in range(top, -1, -PAIR):  # what is shifted in first becomes the highest bit
+                block = np.uint64(first_block + k)
+                if by_few:
+                    one, other = project_pair_by_few(
+                        nothing, nothing, features, v, n_columns, coefficients, block
+                    )
+                else:
+                    one, other = project_pair(
+                        nothing, nothing, features, v, n_columns, coefficients, block, hashes.by_chunk
+                    )
+                signs = shift_in_signs(shift_in_signs(signs, other), one)
+                near = multiply_add(row_norms, splat(-errors[block]), least_magnitude(one))
+                near_too = multiply_add(row_norms, splat(-errors[block + _1]), least_magnitude(other))
+                doubts[np.uint64(k)] = lanes_not_above(lesser(near, near_too), splat(np.float32(0)))
+                any_doubt |= doubts[np.uint64(k)]
+            store_block(words, i, n_rows, opposite_bits(signs, mask))
+            if any_doubt != 0:
+                _mend(rows, features, norms, hashes, stack, v, doubts, first, n_bits, words)
+
+    return pack_signs
+
+
+pack_signs, pack_signs_by_few = _packing(False), _packing(True)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -73,33 +88,39 @@ def _mend(
     hashes,
     stack,
     v,  # the panel
-    unsure,  # uint64: bit i is 1 if a projection of the panel's row i lies within its error of zero
-    first,  # the hashes wanted of each repetition: first <= k < first + n_wanted <= first + PAIR
-    n_wanted,
-    first_bit,  # that of the first hash
+    doubts,  # in   (>= n_bits,) uint64: bit i of element k is 1 if of the panel's row i a projection by hash
+    # first + k or first + k + 1 lies within its error of zero; one element for every PAIR
+    first,
+    n_bits,  # hashes wanted of each repetition
     words,  # in/out  (ORDER * n_panels * LANES,) uint32: bits are turned where signs were wrong
 ):
     # In a function of its own, lest registers be kept free for what is rare: projections are made again.
     projections = np.empty(PAIR * ORDER * LANES, np.float32)
-    first_block = stack * hashes.n_blocks + first
+    nothing = block_of(splat(np.float32(0)))
     n_columns = features.size // norms.size
-    one, other = project_pair(features, v, n_columns, hashes.coefficients, first_block, hashes.by_chunk)
-    store_block(projections, _0, _LANES, one)
-    store_block(projections, _ORDER * _LANES, _LANES, other)
-    for i in range(min(LANES, rows.shape[0] - v * LANES)):
-        if not unsure >> np.uint64(i) & np.uint64(1):
+    for pair in range(0, n_bits, PAIR):
+        if doubts[pair] == 0:
             continue
-        row, norm = rows[v * LANES + i], norms[v * LANES + i]
-        shrink = exact_shrink(row)
-        for k in range(n_wanted):
-            for o in range(min(ORDER, hashes.n_repetitions - stack * ORDER)):
-                z = projections[(k * ORDER + o) * LANES + i]
-                if abs(z) > norm * hashes.errors[(first_block + k) * ORDER]:
-                    continue
-                h = (stack * ORDER + o) * hashes.per_repetition + first + k
-                exact = exact_projection(row, shrink, hashes.directions, h)
-                if (exact >= 0) != (math.copysign(1.0, z) > 0):
-                    words[o * norms.size + v * LANES + i] ^= np.uint32(1) << np.uint32(first_bit + k)
+        block = stack * hashes.n_blocks + first + pair
+        one, other = project_pair(
+            nothing, nothing, features, v, n_columns, hashes.coefficients, block, hashes.by_chunk
+        )
+        store_block(projections, _0, _LANES, one)
+        store_block(projections, _ORDER * _LANES, _LANES, other)
+        for i in range(min(LANES, rows.shape[0] - v * LANES)):
+            if not doubts[pair] >> np.uint64(i) & _1:
+                continue
+            row, norm = rows[v * LANES + i], norms[v * LANES + i]
+            shrink = exact_shrink(row)
+            for k in range(min(PAIR, n_bits - pair)):
+                for o in range(min(ORDER, hashes.n_repetitions - stack * ORDER)):
+                    z = projections[(k * ORDER + o) * LANES + i]
+                    if abs(z) > norm * hashes.errors[block + k]:
+                        continue
+                    h = (stack * ORDER + o) * hashes.per_repetition + first + pair + k
+                    exact = exact_projection(row, shrink, hashes.directions, h)
+                    if (exact >= 0) != (math.copysign(1.0, z) > 0):
+                        words[o * norms.size + v * LANES + i] ^= np.uint32(1) << np.uint32(pair + k)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -9,12 +9,13 @@ A tuple of eight vectors is a block. Functions take vectors or blocks, element b
 and ``*``, but of vectors alone. Nothing is fused or reordered but by :func:`multiply_add`.
 """
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -114,6 +115,18 @@ def _places(context: Any, builder: Any, array_type: Any, array: Any, index: Any,
     return [builder.bitcast(builder.gep(data, [builder.add(index, step)]), kind) for step in steps]
 
 
+@intrinsic
+def align_stack(typing):
+    # For kernels with more vectors than registers: what does not fit would as likely as not straddle cache
+    # lines.
+    def generate(context, builder, signature, arguments):
+        builder.function.attributes.alignstack = 64
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 # -- from memory and back -------------------------------------------------------------------------
 
 
@@ -195,6 +208,11 @@ def add(typing, a, b):  # a + b, also of blocks
     return _element_by_element(_of(a), (a, b), lambda builder, a, b: builder.fadd(a, b))
 
 
+@intrinsic
+def subtract(typing, a, b):  # a - b, also of blocks
+    return _element_by_element(_of(a), (a, b), lambda builder, a, b: builder.fsub(a, b))
+
+
 def _operator(symbol: Callable[..., Any], opcode: str) -> None:
     @intrinsic
     def operation(typing, a, b):
@@ -221,20 +239,51 @@ def multiply_add(typing, a, b, c):  # a * b + c; of reals fused where the machin
 
 
 @intrinsic
-def magnitude(typing, a):  # |a|
-    return _element_by_element(_of(a), (a,), lambda builder, a: _call(builder, "fabs", a))
+def add_products(typing, one, other, array, index, stride, coefficients, j, distance):
+    # Of two blocks vector o gets array[index + o * stride : ... + LANES] added, times coefficients[j + o]
+    # and times coefficients[j + distance + o]. A vector is loaded when it is needed, for registers are few.
+    def generate(context, builder, signature, arguments):
+        one, other, vectors, index, stride, factors, j, distance = arguments
+        data = context.make_array(signature.args[5])(context, builder, factors).data
+        places = _places(context, builder, signature.args[2], vectors, index, stride)
+        sums = [cgutils.unpack_tuple(builder, block) for block in (one, other)]
+        for o, place in enumerate(places):
+            x = builder.load(place, align=array.dtype.bitwidth // 8)
+            for vectors, begin in zip(sums, (j, builder.add(j, distance)), strict=True):
+                factor = builder.load(builder.gep(data, [builder.add(begin, _INDEX(o))]))
+                vectors[o] = _call(builder, "fmuladd", _splat(builder, factor), x, vectors[o])
+        blocks = [context.make_tuple(builder, signature.args[0], vectors) for vectors in sums]
+        return context.make_tuple(builder, signature.return_type, blocks)
+
+    numbers = (types.uint64, types.uint64, coefficients, types.uint64, types.uint64)
+    return types.UniTuple(one, 2)(one, other, array, *numbers), generate
 
 
-@intrinsic
-def distance(typing, a, b):  # |a - b|
-    return _element_by_element(
-        _of(a), (a, b), lambda builder, a, b: _call(builder, "fabs", builder.fsub(a, b))
-    )
+def _of_magnitudes(symbol: str) -> Callable[..., Any]:
+    """Return an intrinsic: of a block's vectors of float32, regardless of their signs, the least or greatest.
+
+    As bits without a sign, magnitudes are in order, NaN above infinity. Processors compare integers beside
+    their additions, reals instead of them.
+    """
+
+    @intrinsic
+    def extreme(typing, block):
+        def generate(context, builder, signature, arguments):
+            words = _as_llvm(WORDS)
+            mask = ir.Constant(words, [2**31 - 1] * LANES)
+            vectors = cgutils.unpack_tuple(builder, arguments[0])
+            bits = [builder.and_(builder.bitcast(vector, words), mask) for vector in vectors]
+            while len(bits) > 1:
+                pairs = zip(bits[::2], bits[1::2], strict=True)
+                bits = [builder.select(builder.icmp_unsigned(symbol, a, b), a, b) for a, b in pairs]
+            return builder.bitcast(bits[0], _as_llvm(FLOATS))
+
+        return FLOATS(block), generate
+
+    return extreme
 
 
-@intrinsic
-def nearest(typing, a):  # the whole number nearest to it, of two the even one
-    return _element_by_element(_of(a), (a,), lambda builder, a: _call(builder, "rint", a))
+least_magnitude, greatest_magnitude = _of_magnitudes("<"), _of_magnitudes(">")
 
 
 @intrinsic
@@ -256,51 +305,51 @@ def greater(typing, a, b):  # of NaN and b, b
     )
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def least(a):  # of a block's vectors
-    return lesser(
-        lesser(lesser(a[0], a[1]), lesser(a[2], a[3])), lesser(lesser(a[4], a[5]), lesser(a[6], a[7]))
-    )
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def greatest(a):  # of a block's vectors
-    return greater(
-        greater(greater(a[0], a[1]), greater(a[2], a[3])), greater(greater(a[4], a[5]), greater(a[6], a[7]))
-    )
-
-
 # -- cells ----------------------------------------------------------------------------------------
 
 
 @intrinsic
-def as_words(typing, a):  # whole numbers, negative ones too, as they count in arithmetic that wraps
-    return _element_by_element(WORDS, (a,), lambda builder, a: builder.fptosi(a, _as_llvm(WORDS)))
+def bits(typing, a):  # those of float32, as words
+    return _element_by_element(WORDS, (a,), lambda builder, a: builder.bitcast(a, _as_llvm(WORDS)))
 
 
 @intrinsic
-def as_long_words(typing, a):  # the same of reals, or of words, which are taken to have a sign
-    def make(builder, a):
-        return (builder.fptosi if is_real else builder.sext)(a, _as_llvm(LONG_WORDS))
+def as_long_words(typing, a):  # whole numbers, negative ones too, as they count in arithmetic that wraps
+    return _element_by_element(LONG_WORDS, (a,), lambda builder, a: builder.fptosi(a, _as_llvm(LONG_WORDS)))
 
-    is_real = _is_real(a)
-    return _element_by_element(LONG_WORDS, (a,), make)
+
+def _store_buckets(builder: Any, high: Any, n_buckets: Any, place: Any, width: int) -> None:
+    """Store buckets of ``width`` bits, rehashed as join.to_bucket does; ``high`` are its ``code >> 32``."""
+    half = ir.Constant(high.type, [32] * LANES)
+    buckets = builder.lshr(builder.mul(high, _splat(builder, n_buckets)), half)
+    narrow = ir.VectorType(ir.IntType(width), LANES)
+    builder.store(builder.trunc(buckets, narrow), place, align=width // 8)
 
 
 @intrinsic
-def store_buckets(typing, codes, index, joined, n_buckets):  # rehashed, as join.to_bucket does
+def store_buckets(typing, codes, index, joined, n_buckets):  # of joined cells: long words
     def generate(context, builder, signature, arguments):
         codes_, index, joined, n_buckets = arguments
-        half = ir.Constant(joined.type, [32] * LANES)
-        buckets = builder.lshr(builder.mul(builder.lshr(joined, half), _splat(builder, n_buckets)), half)
+        high = builder.lshr(joined, ir.Constant(joined.type, [32] * LANES))
         (place,) = _places(context, builder, signature.args[0], codes_, index)
-        width = codes.dtype.bitwidth
-        builder.store(
-            builder.trunc(buckets, ir.VectorType(ir.IntType(width), LANES)), place, align=width // 8
-        )
+        _store_buckets(builder, high, n_buckets, place, codes.dtype.bitwidth)
         return context.get_dummy_value()
 
     return types.void(codes, types.uint64, joined, types.uint64), generate
+
+
+@intrinsic
+def store_buckets_of_high(typing, codes, index, stride, high, n_buckets):
+    # Of a block, like store_block; of joined cells it has the high halves, as words.
+    def generate(context, builder, signature, arguments):
+        codes_, index, stride, high, n_buckets = arguments
+        places = _places(context, builder, signature.args[0], codes_, index, stride)
+        for place, words in zip(places, cgutils.unpack_tuple(builder, high), strict=True):
+            longer = builder.zext(words, _as_llvm(LONG_WORDS))
+            _store_buckets(builder, longer, n_buckets, place, codes.dtype.bitwidth)
+        return context.get_dummy_value()
+
+    return types.void(codes, types.uint64, types.uint64, high, types.uint64), generate
 
 
 @intrinsic
@@ -313,17 +362,20 @@ def shift_in_signs(typing, words, floats):  # 2 * words, plus 1 where the sign b
 
 
 @intrinsic
-def opposite_bits(typing, words, others, mask):  # ~(words ^ others) & mask
-    def make(builder, words, others, mask):
-        return builder.and_(builder.not_(builder.xor(words, others)), mask)
-
-    return _element_by_element(WORDS, (words, others, mask), make)
+def opposite_bits(typing, words, mask):  # ~words & mask
+    return _element_by_element(
+        WORDS, (words, mask), lambda builder, words, mask: builder.and_(builder.not_(words), mask)
+    )
 
 
 @intrinsic
-def lanes_not_above(typing, a, b):  # uint64: bit i is 1 unless a > b in lane i
+def lanes_not_above(typing, a, b):  # uint64: bit i is 1 unless a > b in lane i, in every vector of a block
     def generate(context, builder, signature, arguments):
-        mask = builder.fcmp_unordered("<=", *arguments)
+        compare = builder.fcmp_unordered if _is_real(a) else builder.icmp_unsigned
+        columns = [arguments]
+        if isinstance(a, types.UniTuple):
+            columns = list(zip(*(cgutils.unpack_tuple(builder, block) for block in arguments), strict=True))
+        mask = functools.reduce(builder.or_, [compare("<=", *column) for column in columns])
         return builder.zext(builder.bitcast(mask, ir.IntType(LANES)), ir.IntType(64))
 
     return types.uint64(a, b), generate
