@@ -234,8 +234,11 @@ class NumbaBackend:
         """
         work = n_rows * self._plan.n_repetitions
         n_threads = 1 if work < SERIAL_SIZE else min(n_threads, n_items)
-        per_thread = min(work // (n_threads * PIECE_SIZE), PIECES) if in_pieces and n_threads > 1 else 1
-        n_pieces = max(min(n_threads * max(per_thread, 1), n_items), 1)
+        per_thread = min(work // PIECE_SIZE // max(n_threads, 1), PIECES)
+        if not in_pieces or n_threads < 2 or per_thread < 2:
+            run_ranges(task, n_items, n_threads)
+            return
+        n_pieces = min(n_threads * per_thread, n_items)
         bounds = [n_items * piece // n_pieces for piece in range(n_pieces + 1)]
         pieces = deque(pairwise(bounds))
 
