@@ -334,13 +334,10 @@ def test_exact_ties_where_every_projection_is_an_edge(kernel, n_features, dtype)
 # -- rows within float32 rounding of an edge ------------------------------------------------------
 
 
-def rows_that_rounding_moves(plan, rng, n_rows=400):
-    """Return rows just beside an edge, whose every feature is rounded towards its other side.
-
-    Conversion to float32 alone takes them across, by about half a unit of the largest projection there is.
-    """
+def rows_beside_edges(plan, rng, n_rows=400):
+    """Return hashes, rows that are not near to zero by them, and what moves them beside the nearest edge."""
     hashes = np.arange(n_rows) % (plan.n_repetitions * plan.hashes_per_repetition)
-    directions, sides = plan.arrays["directions"].T[hashes], rng.choice([-1.0, 1.0], (n_rows, 1))
+    directions = plan.arrays["directions"].T[hashes]
     squares = (directions**2).sum(axis=1, keepdims=True)
     X, offsets = rng.choice([-1.1, 1.1], directions.shape), np.zeros((n_rows, 1))
     if plan.form == "floor_projection":
@@ -352,6 +349,17 @@ def rows_that_rounding_moves(plan, rng, n_rows=400):
         edge = np.round(position) if plan.form == "floor_projection" else 0.0
         return X + (edge + distance - position) / squares * directions
 
+    return hashes, X, move
+
+
+def rows_that_rounding_moves(plan, rng):
+    """Return rows just beside an edge, whose every feature is rounded towards its other side.
+
+    Conversion to float32 alone takes them across, by about half a unit of the largest projection there is.
+    """
+    hashes, X, move = rows_beside_edges(plan, rng)
+    directions, sides = plan.arrays["directions"].T[hashes], rng.choice([-1.0, 1.0], (len(X), 1))
+
     def roundings(X):
         units = np.abs(np.spacing(X.astype(np.float32))).astype(np.float64)
         return 0.42 * units * np.copysign(sides, directions)
@@ -361,8 +369,8 @@ def rows_that_rounding_moves(plan, rng, n_rows=400):
     return move(rounded + roundings(rounded), 1e-10 * sides)
 
 
-def wrong_codes(plan, X, factor):
-    """Count the codes that differ from the reference if error bounds are multiplied by a factor."""
+def wrong_codes(plan, X, factor=1):
+    """Count the codes that differ from the reference if error bounds of signs are multiplied by a factor."""
     hasher = Hasher(plan)
     hasher.prepare(X)  # which bounds the errors
     hasher._errors = hasher._errors * np.float32(factor)
@@ -381,10 +389,51 @@ EDGES = [
 def test_codes_are_right_where_float32_would_cross_an_edge(kernel, n_features, n_hashes):
     plan = make_plan(kernel, n_features, n_hashes=n_hashes)
     X = rows_that_rounding_moves(plan, np.random.default_rng(11))
-    assert wrong_codes(plan, X, 1) == 0
-    # These rows are where the bounds matter: without them, or with far smaller ones, codes are wrong.
-    assert wrong_codes(plan, X, 0.003) > 50
-    assert wrong_codes(plan, X, 0) > 50
+    assert wrong_codes(plan, X) == 0
+    assert np.count_nonzero(plan.codes(X) != plan.codes(X.astype(np.float32))) > 50
+    if kernel == "angular":
+        # These rows are where the bounds matter: without them, or with far smaller ones, codes are wrong.
+        assert wrong_codes(plan, X, 0.003) > 50
+        assert wrong_codes(plan, X, 0) > 50
+
+
+def codes_changed_without_float64(kernel, n_features, share):
+    """Return which rows' codes change if float64 makes nonsense of the cells that are left to it.
+
+    Every row has one position a share of its largest error from the edge of a cell.
+    """
+    plan = make_plan(kernel, n_features, n_hashes=5)
+    hashes, X, move = rows_beside_edges(plan, np.random.default_rng(12))
+    hasher = Hasher(plan)
+    hasher.prepare(X)
+    _, directions, scales, *_, exponents, bounds = hasher._projections
+    repetitions, k = hashes // 5, hashes % 5
+    n_padded = n_features if kernel == "l1" or n_features < 8 else -(-n_features // 8) * 8
+    norms = np.linalg.norm(scales.reshape(-1, 1, n_padded)[..., :n_features] * X, axis=(0, 2))  # of copies
+    units = 2.0 ** exponents.reshape(-1, 6)[repetitions // 8, k]  # of the last block there is a copy
+    X = move(X, share * ((bounds[1] * norms + bounds[2]) * units)[:, np.newaxis])
+    hasher._projections = (hasher._projections[0], np.zeros_like(directions), *hasher._projections[2:])
+    codes = hash_range(hasher, X, (0, len(X)), (0, plan.n_repetitions))
+    own = repetitions, np.arange(len(X))
+    return codes[own] != plan.codes(X)[own]
+
+
+@pytest.mark.parametrize(("kernel", "n_features"), [edge for edge in EDGES if edge[0] != "angular"])
+def test_cells_within_their_error_of_an_edge_are_those_of_float64(kernel, n_features):
+    assert codes_changed_without_float64(kernel, n_features, 0.95).mean() > 0.95  # some by chance do not
+
+
+@pytest.mark.parametrize("n_features", [5, 8, 23, 100, 256, 800])
+def test_cells_far_from_an_edge_are_those_of_float32(n_features):
+    assert codes_changed_without_float64("l2", n_features, 20.0).mean() < 0.05
+
+
+@pytest.mark.parametrize("kernel", ["l1", "l2"])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 30.0])
+def test_carries_of_low_halves_are_seen_where_buckets_are_narrow(kernel, scale):
+    plan = make_plan(kernel, 9, n_hashes=15, n_repetitions=2000, n_buckets=2**26, bandwidth=10.0)
+    X = scale * np.random.default_rng(13).normal(size=(33, 9))
+    np.testing.assert_array_equal(compiled_codes(plan, X), plan.codes(X))
 
 
 # -- rows and batches -----------------------------------------------------------------------------

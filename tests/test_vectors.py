@@ -12,7 +12,7 @@ ZERO, STRIDE = np.uint64(0), np.uint64(LANES)
 
 @njit(inline="always")
 def store(out, vector):
-    vectors.store_block(out, ZERO, ZERO, vectors.block_of(vector))  # eight times, to one place
+    vectors.store(out, ZERO, vector)
 
 
 def floats(dtype=np.float32):
@@ -44,10 +44,8 @@ def run(function, result_type, *arrays):
 
 OF_FLOATS = {
     "add": (lambda a, b, c: vectors.add(a, b), lambda a, b: a + b),
-    "subtract": (lambda a, b, c: vectors.subtract(a, b), lambda a, b: a - b),
     "floor": (lambda a, b, c: vectors.floor(a), lambda a, b: np.floor(a)),
     "lesser": (lambda a, b, c: vectors.lesser(a, b), lambda a, b: np.where(a < b, a, b)),
-    "greater": (lambda a, b, c: vectors.greater(a, b), lambda a, b: np.where(a > b, a, b)),
 }
 
 
@@ -68,10 +66,35 @@ def test_multiply_add_rounds_once_or_twice():
     assert (np.isnan(got) | (np.abs(got - exact) <= error)).all()
 
 
+def words(dtype=np.uint32):
+    return RNG.integers(0, np.iinfo(dtype).max, ORDER * LANES, dtype=dtype, endpoint=True)
+
+
 def test_words_wrap():
-    a, b, c = (RNG.integers(0, 2**64, ORDER * LANES, dtype=np.uint64) for _ in range(3))
+    a, b, c = words(np.uint64), words(np.uint64), words(np.uint64)
     got = run(njit(inline="always")(lambda a, b, c: vectors.multiply_add(a, b, c)), np.uint64, a, b, c)
     assert_array_equal(got, a * b + c)
+
+
+OF_WORDS = {
+    "subtract": (lambda a, b, c: vectors.subtract(a, b), lambda a, b: a - b),
+    "lesser": (lambda a, b, c: vectors.lesser(a, b), np.minimum),
+    "masked": (lambda a, b, c: vectors.masked(a, b), lambda a, b: a & b),
+    "opposite_bits": (lambda a, b, c: vectors.opposite_bits(a, b), lambda a, b: ~a & b),
+}
+
+
+@pytest.mark.parametrize("name", OF_WORDS)
+def test_functions_of_words_are_those_of_numpy(name):
+    ours, numpys = OF_WORDS[name]
+    a, b = words(), words()
+    assert_array_equal(run(njit(inline="always")(ours), np.uint32, a, b), numpys(a, b))
+
+
+def test_words_are_shifted_right_by_as_many_bits_as_the_other_says():
+    a, n_bits = words(), words() % np.uint32(32)
+    got = run(njit(inline="always")(lambda a, b, c: vectors.shift_right(a, b)), np.uint32, a, n_bits)
+    assert_array_equal(got, a >> n_bits)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -87,16 +110,22 @@ def test_operators_of_vectors(dtype):
     assert_array_equal(out, (a + b) * a - b)
 
 
-def test_whole_numbers_as_words():
+def test_numbers_as_words():
+    numbers = RNG.uniform(0, 2.0**31 - 2**7, ORDER * LANES).astype(np.float32)
+    numbers[:LANES] /= np.float32(2**30)
+    words = run(njit(inline="always")(lambda a, b, c: vectors.as_words(a)), np.uint32, numbers)
+    assert_array_equal(words, np.trunc(numbers))
     whole = RNG.integers(-(2**23), 2**23, ORDER * LANES).astype(np.float32)
     long_words = run(njit(inline="always")(lambda a, b, c: vectors.as_long_words(a)), np.uint64, whole)
     assert_array_equal(long_words.view(np.int64), whole)
 
 
-def test_bits_of_floats():
+def test_bits_of_floats_and_back():
     a = floats()
     bits = run(njit(inline="always")(lambda a, b, c: vectors.bits(a)), np.uint32, a)
     assert_array_equal(bits, a.view(np.uint32))
+    reals = run(njit(inline="always")(lambda a, b, c: vectors.reals(a)), np.float32, bits)
+    assert_array_equal(reals, a)
 
 
 def test_signs_are_shifted_in_from_below():
@@ -111,12 +140,6 @@ def test_signs_are_shifted_in_from_below():
     out = np.zeros(LANES, np.uint32)
     compute(words, numbers, out)
     assert_array_equal(out, (words * np.uint32(2) + np.signbit(numbers))[:LANES])
-
-
-def test_opposite_bits():
-    a, b = (RNG.integers(0, 2**32, ORDER * LANES, dtype=np.uint32) for _ in range(2))
-    got = run(njit(inline="always")(lambda a, b, c: vectors.opposite_bits(a, b)), np.uint32, a, b)
-    assert_array_equal(got, ~a & b)
 
 
 def test_lanes_not_above_counts_nan():
@@ -152,18 +175,14 @@ def test_lanes_not_above_of_blocks_are_those_of_any_vector():
     assert compute(a, b) == sum(1 << i for i in range(LANES) if expected[i])
 
 
-def test_least_and_greatest_magnitudes_of_a_block():
+def test_least_of_a_block_under_a_mask():
     @njit
-    def compute(a, low, high):
-        block = vectors.load_block(a, ZERO, STRIDE)
-        store(low, vectors.least_magnitude(block))
-        store(high, vectors.greatest_magnitude(block))
+    def compute(a, mask, out):
+        store(out, vectors.least(vectors.load_block(a, ZERO, STRIDE), vectors.load(mask, ZERO)))
 
-    a, (low, high) = floats(), np.zeros((2, LANES), np.float32)
-    compute(a, low, high)
-    magnitudes = np.abs(a).reshape(ORDER, LANES)
-    assert_array_equal(low, np.nanmin(magnitudes, axis=0))
-    assert_array_equal(high, magnitudes.max(axis=0))  # NaN is the greatest
+    a, mask, out = words(), words(), np.zeros(LANES, np.uint32)
+    compute(a, mask, out)
+    assert_array_equal(out, (a.reshape(ORDER, LANES) & mask[:LANES]).min(axis=0))
 
 
 def test_products_are_added():

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,7 @@ from nwsketch.backends.numba_kernels.tables import (
     salt,
 )
 from nwsketch.backends.numba_kernels.vectors import ORDER
-from nwsketch.backends.threads import run_ranges
+from nwsketch.backends.threads import run_pieces, run_ranges
 
 #: A block of rows holds about this many codes, or values of X that must be copied, but no more rows than
 #: that. All blocks of a call share the memory of their codes, which would be mapped anew for each otherwise.
@@ -228,29 +226,15 @@ class NumbaBackend:
     ) -> None:
         """Split ``n_items`` (rows or repetitions) among threads, if the work is worth it.
 
-        Hashing and adding, ``in_pieces``, are cut into more pieces than there are threads: one whose core is
-        slowed down by whatever else the machine does takes fewer. (Reading is not: every piece reads all
-        tables in.)
+        Hashing and adding are done ``in_pieces``. (Reading is not: every piece reads all tables in.)
         """
         work = n_rows * self._plan.n_repetitions
         n_threads = 1 if work < SERIAL_SIZE else min(n_threads, n_items)
         per_thread = min(work // PIECE_SIZE // max(n_threads, 1), PIECES)
-        if not in_pieces or n_threads < 2 or per_thread < 2:
+        if in_pieces and n_threads > 1 and per_thread > 1:
+            run_pieces(task, n_items, n_threads, n_threads * per_thread)
+        else:
             run_ranges(task, n_items, n_threads)
-            return
-        n_pieces = min(n_threads * per_thread, n_items)
-        bounds = [n_items * piece // n_pieces for piece in range(n_pieces + 1)]
-        pieces = deque(pairwise(bounds))
-
-        def take_pieces(first: int, last: int) -> None:
-            for _ in range(n_pieces):
-                try:
-                    piece = pieces.popleft()
-                except IndexError:
-                    return
-                task(*piece)
-
-        run_ranges(take_pieces, n_threads, n_threads)
 
     def _scratch(self, X: Any) -> CodeArray:
         """Return memory for the codes of any block of X."""

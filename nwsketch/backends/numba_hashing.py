@@ -14,7 +14,7 @@ from scipy.linalg import hadamard
 from scipy.sparse import csr_array, issparse
 
 from nwsketch.backends.base import Array, Codes, Plan
-from nwsketch.backends.numba_kernels.floors import ROUND_BITS
+from nwsketch.backends.numba_kernels.floors import DIGITS, LEAST_DIGITS
 from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
 from nwsketch.backends.numba_kernels.minhash import minhash_codes
 from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, FEATURES_TOGETHER, PAIR
@@ -130,76 +130,129 @@ class Hasher:
     def _prepare_projections(self) -> None:
         """Round the directions, or their factors, to float32, and bound what float32 can cost.
 
-        Let u = 2^-24. A row x, scaled, is rounded: u of its norm. Products with a direction of norm 1 and
-        their sums, t terms of n at a time, cost (t + n / t) u of both norms, rounding the direction u. If it
-        has factors, n counts chunks, the products are of Gaussians g of a block by transformed chunks, and
-        bounded by sum_j |g_j| |(H x)_j| / sqrt(8) <= ||g|| ||x||; each of the three levels of both
-        transforms adds u. Rounding a length and multiplying by it costs 2 u; what float64 adds to the
-        reference, less than u. What sums of floors begin with takes part in all this. (Higham, "Accuracy and
-        Stability of Numerical Algorithms", 2002, chapters 3 and 24.)
+        Let u = 2^-24. A row x, scaled, is rounded: u of its norm. A product with an element of a direction
+        costs u of itself for every sum that it takes part in, and u for rounding the direction. If that has
+        factors, products are of Gaussians g of a block by transformed chunks, sum_j |g_j| |(H x)_j| / sqrt(8)
+        <= ||g|| ||x||, whatever g_j is weighed with; each of the three levels of both transforms adds u.
+        Rounding a length costs u; what float64 adds to the reference, less than u. What sums of floors begin
+        with takes part in all this. (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, chapters
+        3 and 24.)
         """
         arrays, n_repetitions = self._plan.arrays, self._plan.n_repetitions
         directions = np.asfortranarray(arrays["directions"])  # the kernels want one at a time, and whole
-        signs, by_chunk = self._plan.form == "sign_projection", "gaussians" in arrays
+        by_chunk = "gaussians" in arrays
         norms = column_norms(directions)
         if by_chunk:
             scales, n_terms, together = arrays["scales"], len(arrays["scales"]) // ORDER, CHUNKS_TOGETHER
             gaussians = arrays["gaussians"].reshape(-1, len(norms) // n_repetitions, len(scales))
-            blocks, sizes = gaussians / np.sqrt(ORDER), np.linalg.norm(gaussians, axis=2)
+            n_roundings = _n_sums(n_terms, together).repeat(ORDER) + 10
+            blocks, sizes = gaussians / np.sqrt(ORDER), np.linalg.norm(gaussians * n_roundings, axis=2)
         else:
             scales, n_terms, together = np.ones(len(directions)), len(directions), FEATURES_TOGETHER
             blocks = _by_block((directions / np.where(norms > 0, norms, 1.0)).T, n_repetitions)
-            blocks, sizes = blocks.swapaxes(2, 3), np.ones(blocks.shape[:2])
-        n_roundings = min(n_terms, together) + n_terms / together + (11 if by_chunk else 5)
-        unit = 1.01 * n_roundings * 2.0**-24
-        largest = sizes  # projections, times length, of rows of norm 1, by any hash of a block
-        if signs:  # which do not change with the length
+            n_roundings = _n_sums(n_terms, together) + 4
+            sizes = np.linalg.norm(blocks * n_roundings, axis=3).max(axis=2)
+            blocks = blocks.swapaxes(2, 3)
+        unit = 1.01 * 2.0**-24
+        errors = unit * sizes  # of projections, not times length, of rows of norm 1
+        if self._plan.form == "sign_projection":  # which do not change with the length
             largest_norm = 1e35
-            own: list[NDArray[Any]] = [np.empty(0, dtype) for dtype in "ffIIdf"]
+            own: list[NDArray[Any]] = [np.empty(0, dtype) for dtype in "ffIIIfIf"]
         else:
             lengths = _by_block(arrays["lengths"] if by_chunk else norms, n_repetitions)
-            largest = sizes * lengths.max(axis=2)
-            largest_norm = 2.0**61 / max(largest.max(), 1.0) if largest.max() < 1e30 else 0.0
-            starts, sizes_of_starts = self._starts(lengths, by_chunk)
-            own = [_flat(lengths), _flat(starts), *self._high_halves(sizes[..., np.newaxis] * lengths)]
-            own.append(_flat(unit * sizes_of_starts + 2.0**-22))  # four units: distances, and these sums
+            with np.errstate(over="ignore", invalid="ignore"):  # whatever is not finite is left to float64
+                largest_norm, own = self._prepare_floors(
+                    directions, norms, scales, lengths, errors, unit * n_roundings.max()
+                )
         self._projections = (largest_norm, directions, scales, _flat(blocks), *own)
-        self._errors, self._by_chunk = _flat(unit * largest), by_chunk
+        self._errors, self._by_chunk = _flat(errors), by_chunk
+
+    def _prepare_floors(
+        self, directions: Array, norms: Array, scales: Array, lengths: Array, errors: Array, unit: float
+    ) -> tuple[float, list[NDArray[Any]]]:
+        """Return the largest norm that float32 is good for, and what projection_codes wants from lengths on.
+
+        Positions of a block are divided by a power of two if they may be larger than those of others, whose
+        fixed points would otherwise lose digits; in structured blocks, which are much alike, they are not.
+        """
+        n_repetitions, by_chunk = self._plan.n_repetitions, "gaussians" in self._plan.arrays
+        # The norm that is known is that of a row's scaled copies, projections are of the row itself.
+        n_padded = -(-len(directions) // ORDER) * ORDER if by_chunk else len(directions)
+        widths = column_norms(scales.reshape(-1, n_padded))[: len(directions), np.newaxis]
+        width = widths.max() or 1.0
+        if widths.min() < width:  # features have bandwidths of their own
+            directions = np.divide(
+                directions, widths / width, out=np.zeros_like(directions), where=widths > 0
+            )
+            norms = column_norms(directions)
+        reaches = _by_block(norms / width, n_repetitions).max(axis=2)
+        reach = reaches.max()
+        if not by_chunk:
+            reach = max(reaches.min(), reach / 2.0**LEAST_DIGITS)
+        exponents = np.ceil(np.log2(np.maximum(reaches, reach) / reach)) if reach > 0 else 0 * reaches
+        units = 2.0**exponents
+        starts, sizes = self._starts(lengths, by_chunk)
+        bounds = [reach, (errors * lengths.max(axis=2) / units).max(), (unit * sizes / units).max()]
+        largest_norm = (2.0 ** (DIGITS - LEAST_DIGITS) - 3.0) / max(reach, 1e-30) if reach < 1e30 else 0.0
+        return largest_norm, [
+            _flat(lengths / units[..., np.newaxis]),
+            _flat(starts),
+            *self._high_halves(directions, width),
+            _in_pairs(exponents).astype(np.uint32).ravel(),
+            (1.00001 * np.array(bounds)).astype(np.float32),
+        ]
 
     def _starts(self, lengths: Array, by_chunk: bool) -> tuple[Array, Array]:
         """Return what sums begin with, so that projections times length hold offsets, and its size.
 
-        Offsets are less 0.5, so that cells are the nearest whole numbers. The sums of a block that has
-        factors are transformed once more, so what they begin with is transformed back.
+        The sums of a block that has factors are transformed once more, so what they begin with is
+        transformed back.
         """
-        offsets = _by_block(self._plan.arrays["offsets"] - 0.5, self._plan.n_repetitions)
-        with np.errstate(over="ignore", invalid="ignore"):  # whatever is not finite is left to float64
-            starts = np.divide(offsets, lengths, out=np.zeros_like(offsets), where=lengths > 0)
-            sizes = np.abs(starts)
-            if by_chunk:
-                starts = starts @ hadamard(ORDER) / ORDER
-                sizes = np.abs(starts).sum(axis=2, keepdims=True)
-            return starts, np.where(lengths > 0, sizes * lengths, np.inf).max(axis=2)
+        offsets = _by_block(self._plan.arrays["offsets"], self._plan.n_repetitions)
+        starts = np.divide(offsets, lengths, out=np.zeros_like(offsets), where=lengths > 0)
+        sizes = np.abs(starts)
+        if by_chunk:
+            starts = starts @ hadamard(ORDER) / ORDER
+            sizes = np.abs(starts).sum(axis=2, keepdims=True)
+        return starts, np.where(lengths > 0, sizes * lengths, np.inf).max(axis=2)
 
-    def _high_halves(self, largest: Array) -> list[NDArray[Any]]:
-        """Return 32 bits of multipliers and of shifts, and bounds of what the rest would carry over.
+    def _high_halves(self, directions: Array, width: float) -> list[NDArray[Any]]:
+        """Return 32 bits of multipliers, shifts and sums of multipliers, and what the rest carries over.
 
-        A multiplier is 2^32 of its high half and a low one, which may be negative. Cells are at most 1
-        further from zero than projections (``largest``, of rows of norm 1): half for the offset, half for
-        rounding. They come as ROUND plus the cell.
+        A multiplier is 2^32 of its high half and a low one, which may be negative. A cell is its projection
+        plus the offset less a part of 1, half of which is taken for granted. So the low halves, joined, are a
+        sum of projections, in other words one by a sum of directions; what is known, which shifts take on;
+        and the other halves of the parts. Carries are by norm of rows ``width`` times as long.
         """
-        multipliers = _by_block(self._plan.multipliers[0], self._plan.n_repetitions)
-        shifts = _by_block(self._plan.shifts, self._plan.n_repetitions)[:, 0] >> np.uint64(32)
+        n_repetitions = self._plan.n_repetitions
+        multipliers = self._plan.multipliers[0]
         high = (multipliers + np.uint64(2**31)) >> np.uint64(32)
-        low = np.abs((multipliers - (high << np.uint64(32))).astype(np.int64)) / 2.0**32
-        by_norm = 1.01 * (low * largest).sum(axis=1).max()
-        carries = np.array(
-            [2.0 + low.sum(axis=1).max(), by_norm]
-        )  # of a shift less than 1, and 1 for the floor
-        shifts -= high.sum(axis=1) * np.uint64(ROUND_BITS)
-        high = _in_pairs(high.astype(np.uint32))
-        high[:, multipliers.shape[1] :] = 0
-        return [high.ravel(), shifts.astype(np.uint32).ravel(), carries]
+        low = multipliers.astype(np.uint32).view(np.int32) / 2.0**32
+
+        def joined(values: Array) -> Array:
+            return values.reshape(*values.shape[:-1], n_repetitions, -1).sum(axis=-1)
+
+        known = joined(low * (self._plan.arrays["offsets"] - 0.5)) + self._plan.shifts / 2.0**32
+        shifts = np.floor(known + 0.5).astype(np.int64).astype(np.uint32)
+        lows = (low / width).reshape(n_repetitions, 1, -1)
+        sums = lows @ directions.T.reshape(n_repetitions, -1, len(directions))
+        carries = column_norms(sums[:, 0].T), joined(np.abs(low)) / 2 + 1.5  # 1 for the floor
+        by_stack = [_by_block(carry, n_repetitions).max(axis=(1, 2)) for carry in carries]
+        blocks = _in_pairs(_by_block(high.astype(np.uint32), n_repetitions))
+        blocks[:, high.size // n_repetitions :] = 0
+        high_sums = (np.uint64(0) - joined(high)).astype(np.uint32)
+        return [
+            blocks.ravel(),
+            *(_by_block(values, n_repetitions).ravel() for values in (shifts, high_sums)),
+            (1.00001 * np.stack(by_stack, axis=1)).astype(np.float32).ravel(),
+        ]
+
+
+def _n_sums(n_terms: int, together: int) -> NDArray[np.intp]:
+    """Return how many sums each term takes part in, so many being added before that is added to the rest."""
+    places, groups = np.arange(n_terms) % together, np.arange(n_terms) // together
+    sizes = np.minimum(n_terms - groups * together, together)
+    return np.asarray(sizes - places + groups[-1] - np.maximum(groups - 1, 0))
 
 
 def _by_block(values: NDArray[Any], n_repetitions: int) -> NDArray[Any]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import pairwise
@@ -104,8 +105,7 @@ def run_ranges(task: Callable[[int, int], None], n_items: int, n_threads: int) -
     if n_ranges <= 1:
         task(0, n_items)
         return
-    bounds = [n_items * part // n_ranges for part in range(n_ranges + 1)]
-    first, *others = pairwise(bounds)
+    first, *others = _ranges(n_items, n_ranges)
     own, futures = [first], {pair: Future[None]() for pair in others}
     pool = _shared_pool()
     try:
@@ -124,6 +124,36 @@ def run_ranges(task: Callable[[int, int], None], n_items: int, n_threads: int) -
         wait(taken)
     for future in taken:
         future.result()
+
+
+def run_pieces(task: Callable[[int, int], None], n_items: int, n_threads: int, n_pieces: int) -> None:
+    """Call ``task(first, last)`` as :func:`run_ranges` does, but on more ranges than there are threads.
+
+    Every thread takes the next, so that one whose core is slowed down by whatever else the machine does takes
+    fewer.
+
+    Parameters
+    ----------
+    task, n_items, n_threads
+        As :func:`run_ranges` takes them.
+    n_pieces : int
+        The number of ranges, at most one per item.
+    """
+    pieces = deque(_ranges(n_items, min(n_pieces, n_items)))
+
+    def take_pieces(first: int, last: int) -> None:
+        while True:
+            try:
+                piece = pieces.popleft()
+            except IndexError:
+                return
+            task(*piece)
+
+    run_ranges(take_pieces, n_threads, n_threads)
+
+
+def _ranges(n_items: int, n_ranges: int) -> Iterable[tuple[int, int]]:
+    return pairwise(n_items * part // n_ranges for part in range(n_ranges + 1))
 
 
 def _run_range(future: Future[None], task: Callable[[int, int], None], pair: tuple[int, int]) -> None:

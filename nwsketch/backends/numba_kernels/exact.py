@@ -21,6 +21,11 @@ def exact_projection(row, shrink, directions, h):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def exact_cell(row, directions, offsets, h):  # int64
+    return np.int64(math.floor(exact_projection(row, 1.0, directions, h) + offsets[h]))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def exact_shrink(row):  # the power of two that keeps sums over the row from overflowing: mostly 1
     for x in row:
         if abs(np.float64(x)) > HUGE:
@@ -41,6 +46,5 @@ def exact_sign_code(row, directions, multipliers, shift, first_hash, last_hash):
 def exact_floor_code(row, directions, offsets, multipliers, shift, first_hash, last_hash):
     code = shift
     for h in range(first_hash, last_hash):
-        cell = math.floor(exact_projection(row, 1.0, directions, h) + offsets[h])
-        code += np.uint64(np.int64(cell)) * multipliers[0, h]
+        code += np.uint64(exact_cell(row, directions, offsets, h)) * multipliers[0, h]
     return code

@@ -126,8 +126,8 @@ def _add_features(one, other, features, p, coefficients, j, distance, n_features
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def project_pair_by_few(one, other, features, v, n_features, coefficients, first_block):
-    # project_pair, number for number, where directions have factors and chunks are few.
+def project_pair_by_few(one, other, features, v, n_features, coefficients, first_block, by_chunk):
+    # project_pair, number for number, where directions have factors (by_chunk) and chunks are few.
     distance, n_chunks = np.uint64(n_features), np.uint64(n_features) // _ORDER
     p, j = np.uint64(v) * distance * _LANES, np.uint64(first_block) * distance
     one, other = _add_chunks(one, other, features, p, coefficients, j, distance, n_chunks)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from nwsketch.backends.numba_kernels.exact import exact_floor_code, exact_sign_code
-from nwsketch.backends.numba_kernels.floors import hash_by_floors, hash_by_floors_by_few, load_margins
+from nwsketch.backends.numba_kernels.floors import RULERS, hash_by_floors, hash_by_floors_by_few, load_rulers
 from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
 from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, PADDING, aligned, load_panel
 from nwsketch.backends.numba_kernels.signs import WORD, join_signs, pack_signs, pack_signs_by_few
@@ -29,8 +29,8 @@ PANELS, LOADED_FLOATS = 32, 2**16
 #: blocks of a stack and the hashes of a repetition.
 Hashes = namedtuple(
     "Hashes",
-    "directions coefficients lengths starts high_multipliers high_shifts offset_errors errors by_chunk "
-    "offsets multipliers n_blocks per_repetition n_repetitions",
+    "directions coefficients lengths starts high_multipliers high_shifts high_sums carries exponents errors "
+    "by_chunk offsets multipliers n_blocks per_repetition n_repetitions",
 )
 
 
@@ -39,20 +39,25 @@ def projection_codes(
     rows,  # in   (n_rows, n_features) float32 or float64
     begin,  # the rows wanted: begin <= row < end
     end,
-    largest_norm,  # see load_panel; cells of smaller rows fit 64 bits
+    largest_norm,  # see load_panel; smaller rows have fixed points of at least LEAST_DIGITS
     directions,  # in   (n_features, n_hashes) float64, in Fortran's order: needed one at a time, and whole
     scales,  # in   see load_panel
     coefficients,  # in   float32, flat; of every stack of ORDER repetitions as many blocks as a repetition
     # has hashes, and if these are odd a copy of the last; of a block one per column if by_chunk, else ORDER
     lengths,  # in   (n_blocks, ORDER) float32, flat: what the projections of a block are multiplied by
     starts,  # in   (n_blocks, ORDER) float32, flat: what sums begin with
-    high_multipliers,  # in   (n_blocks, ORDER) uint32, flat: high halves of multipliers; 0 for copies
-    high_shifts,  # in   (n_stacks * ORDER,) uint32, less the joined bits of ROUND
-    carries,  # in   see load_margins
-    offset_errors,  # in   (n_blocks,) float32: largest error of what comes of offsets
-    errors,  # in   (n_blocks,) float32: largest error of a projection, times length, of a row of norm 1
+    high_multipliers,  # in   (n_blocks, ORDER) uint32, flat: high halves of multipliers
+    high_shifts,  # in   (n_stacks * ORDER,) uint32
+    high_sums,  # in   (n_stacks * ORDER,) uint32: less the sum of a repetition's high multipliers
+    carries,  # in   (n_stacks, 2) float32, flat: the largest carry from low halves of joined cells, by norm,
+    # and what has to be added to it
+    exponents,  # in   (n_blocks,) uint32: positions are divided by 2 to their power; 0 where directions have
+    # factors
+    bounds,  # in   see load_rulers
+    errors,  # in   (n_blocks,) float32: largest error of a projection of a row of norm 1, read if signs are
+    # wanted
     by_chunk,  # whether directions have factors
-    offsets,  # in   (n_hashes,) float64, in [0, 1); like lengths and what follows up to carries not read if
+    offsets,  # in   (n_hashes,) float64, in [0, 1); like lengths and what follows up to bounds not read if
     # signs are wanted
     signs,  # whether cells are signs, else floors, which are always rehashed
     multipliers,  # in   (1, n_hashes) uint64
@@ -71,7 +76,9 @@ def projection_codes(
         starts,
         high_multipliers,
         high_shifts,
-        offset_errors,
+        high_sums,
+        carries,
+        exponents,
         errors,
         by_chunk,
         offsets,
@@ -85,7 +92,7 @@ def projection_codes(
     n_panels = max(min(LOADED_FLOATS // n_floats, PANELS, -(-(end - begin) // LANES)), 1)
     all_features = aligned(np.empty(n_panels * n_floats + PADDING, np.float32))
     all_norms, in_float64 = np.empty(n_panels * LANES, np.float32), np.empty(n_panels * LANES, np.bool_)
-    all_margins = np.empty(all_norms.size, np.uint32)
+    all_rulers = np.empty(RULERS * all_norms.size, np.uint32)
     all_words = aligned(np.empty(ORDER * n_panels * LANES + PADDING, np.uint32))
     all_joined = aligned(np.empty(ORDER * n_panels * LANES + PADDING, np.uint64))
     for start in range(begin, end, n_panels * LANES):
@@ -106,9 +113,9 @@ def projection_codes(
                 norms[own],
                 in_float64[own],
             )
-        own_rows, margins = rows[start : start + size], all_margins[: norms.size]
+        own_rows, rulers = rows[start : start + size], all_rulers[: RULERS * norms.size]
         if not signs:
-            load_margins(norms, carries, n_buckets, margins)
+            load_rulers(norms, bounds, rulers)
         for stack in range(first // ORDER, -(-last // ORDER)):
             if signs:
                 for o in range(min(ORDER, shifts.size - stack * ORDER) if rehashed else 0):
@@ -128,36 +135,12 @@ def projection_codes(
                         to_buckets(joined[place : place + size], n_buckets, rehashed, part)
                     else:
                         _copy(words[place : place + size], part)
-            elif by_few:
-                hash_by_floors_by_few(
-                    own_rows,
-                    features,
-                    norms,
-                    margins,
-                    hashes,
-                    shifts,
-                    n_buckets,
-                    stack,
-                    first,
-                    last,
-                    start,
-                    codes,
-                )
             else:
-                hash_by_floors(
-                    own_rows,
-                    features,
-                    norms,
-                    margins,
-                    hashes,
-                    shifts,
-                    n_buckets,
-                    stack,
-                    first,
-                    last,
-                    start,
-                    codes,
-                )
+                wanted = (n_buckets, stack, first, last, start, codes)
+                if by_few:
+                    hash_by_floors_by_few(own_rows, features, norms, rulers, hashes, shifts, *wanted)
+                else:
+                    hash_by_floors(own_rows, features, norms, rulers, hashes, shifts, *wanted)
         for i in range(size):
             if in_float64[i]:
                 own_codes = codes[:, start + i]

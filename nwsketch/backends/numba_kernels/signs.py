@@ -11,13 +11,15 @@ from nwsketch.backends.numba_kernels.vectors import (
     LANES,
     ORDER,
     align_stack,
+    bits,
     block_of,
     lanes_not_above,
-    least_magnitude,
+    least,
     lesser,
     load,
     multiply_add,
     opposite_bits,
+    reals,
     shift_in_signs,
     splat,
     store_block,
@@ -29,8 +31,13 @@ WORD = 32
 _0, _1, _ORDER, _LANES = np.uint64(0), np.uint64(1), np.uint64(ORDER), np.uint64(LANES)
 
 
-def _packing(by_few):
-    """Return pack_signs for few chunks, or for whatever there is."""
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _least_magnitude(projections):  # as bits without a sign, magnitudes are in order, NaN above infinity
+    return reals(least(bits(projections), splat(np.uint32(2**31 - 1))))
+
+
+def _packing(project):
+    """Return pack_signs for one of the functions that project."""
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def pack_signs(
@@ -57,17 +64,12 @@ def _packing(by_few):
             any_doubt = np.uint64(0)
             for k in range(top, -1, -PAIR):  # what is shifted in first becomes the highest bit
                 block = np.uint64(first_block + k)
-                if by_few:
-                    one, other = project_pair_by_few(
-                        nothing, nothing, features, v, n_columns, coefficients, block
-                    )
-                else:
-                    one, other = project_pair(
-                        nothing, nothing, features, v, n_columns, coefficients, block, hashes.by_chunk
-                    )
+                one, other = project(
+                    nothing, nothing, features, v, n_columns, coefficients, block, hashes.by_chunk
+                )
                 signs = shift_in_signs(shift_in_signs(signs, other), one)
-                near = multiply_add(row_norms, splat(-errors[block]), least_magnitude(one))
-                near_too = multiply_add(row_norms, splat(-errors[block + _1]), least_magnitude(other))
+                near = multiply_add(row_norms, splat(-errors[block]), _least_magnitude(one))
+                near_too = multiply_add(row_norms, splat(-errors[block + _1]), _least_magnitude(other))
                 doubts[np.uint64(k)] = lanes_not_above(lesser(near, near_too), splat(np.float32(0)))
                 any_doubt |= doubts[np.uint64(k)]
             store_block(words, i, n_rows, opposite_bits(signs, mask))
@@ -77,7 +79,7 @@ def _packing(by_few):
     return pack_signs
 
 
-pack_signs, pack_signs_by_few = _packing(False), _packing(True)
+pack_signs, pack_signs_by_few = _packing(project_pair), _packing(project_pair_by_few)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

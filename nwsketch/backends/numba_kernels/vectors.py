@@ -150,6 +150,16 @@ def load_block(typing, array, index, stride):  # vector o of the block from inde
 
 
 @intrinsic
+def store(typing, array, index, vector):  # the reverse of load
+    def generate(context, builder, signature, arguments):
+        (place,) = _places(context, builder, signature.args[0], *arguments[:2])
+        builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, vector), generate
+
+
+@intrinsic
 def store_block(typing, array, index, stride, block):  # the reverse of load_block
     def generate(context, builder, signature, arguments):
         places = _places(context, builder, signature.args[0], *arguments[:3])
@@ -209,8 +219,8 @@ def add(typing, a, b):  # a + b, also of blocks
 
 
 @intrinsic
-def subtract(typing, a, b):  # a - b, also of blocks
-    return _element_by_element(_of(a), (a, b), lambda builder, a, b: builder.fsub(a, b))
+def subtract(typing, a, b):  # words a - b, also of blocks
+    return _element_by_element(WORDS, (a, b), lambda builder, a, b: builder.sub(a, b))
 
 
 def _operator(symbol: Callable[..., Any], opcode: str) -> None:
@@ -259,31 +269,18 @@ def add_products(typing, one, other, array, index, stride, coefficients, j, dist
     return types.UniTuple(one, 2)(one, other, array, *numbers), generate
 
 
-def _of_magnitudes(symbol: str) -> Callable[..., Any]:
-    """Return an intrinsic: of a block's vectors of float32, regardless of their signs, the least or greatest.
+@intrinsic
+def least(typing, words, mask):  # of a block's vectors, but for the bits that are not in the mask
+    # Processors compare integers beside their additions, reals instead of them.
+    def generate(context, builder, signature, arguments):
+        block, mask = arguments
+        vectors = [builder.and_(vector, mask) for vector in cgutils.unpack_tuple(builder, block)]
+        while len(vectors) > 1:
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [builder.select(builder.icmp_unsigned("<", a, b), a, b) for a, b in pairs]
+        return vectors[0]
 
-    As bits without a sign, magnitudes are in order, NaN above infinity. Processors compare integers beside
-    their additions, reals instead of them.
-    """
-
-    @intrinsic
-    def extreme(typing, block):
-        def generate(context, builder, signature, arguments):
-            words = _as_llvm(WORDS)
-            mask = ir.Constant(words, [2**31 - 1] * LANES)
-            vectors = cgutils.unpack_tuple(builder, arguments[0])
-            bits = [builder.and_(builder.bitcast(vector, words), mask) for vector in vectors]
-            while len(bits) > 1:
-                pairs = zip(bits[::2], bits[1::2], strict=True)
-                bits = [builder.select(builder.icmp_unsigned(symbol, a, b), a, b) for a, b in pairs]
-            return builder.bitcast(bits[0], _as_llvm(FLOATS))
-
-        return FLOATS(block), generate
-
-    return extreme
-
-
-least_magnitude, greatest_magnitude = _of_magnitudes("<"), _of_magnitudes(">")
+    return WORDS(words, mask), generate
 
 
 @intrinsic
@@ -293,16 +290,12 @@ def floor(typing, a):  # the largest whole number that is not above
 
 @intrinsic
 def lesser(typing, a, b):  # of NaN and b, b
-    return _element_by_element(
-        _of(a), (a, b), lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b)
-    )
+    def make(builder, a, b):
+        compare = builder.fcmp_ordered if is_real else builder.icmp_unsigned
+        return builder.select(compare("<", a, b), a, b)
 
-
-@intrinsic
-def greater(typing, a, b):  # of NaN and b, b
-    return _element_by_element(
-        _of(a), (a, b), lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b)
-    )
+    is_real = _is_real(a)
+    return _element_by_element(_of(a), (a, b), make)
 
 
 # -- cells ----------------------------------------------------------------------------------------
@@ -311,6 +304,28 @@ def greater(typing, a, b):  # of NaN and b, b
 @intrinsic
 def bits(typing, a):  # those of float32, as words
     return _element_by_element(WORDS, (a,), lambda builder, a: builder.bitcast(a, _as_llvm(WORDS)))
+
+
+@intrinsic
+def reals(typing, words):  # float32 of these bits
+    return _element_by_element(FLOATS, (words,), lambda builder, a: builder.bitcast(a, _as_llvm(FLOATS)))
+
+
+@intrinsic
+def shift_right(typing, words, n_bits):  # words >> n_bits
+    return _element_by_element(
+        WORDS, (words, n_bits), lambda builder, words, n_bits: builder.lshr(words, n_bits)
+    )
+
+
+@intrinsic
+def masked(typing, a, b):  # the bits of words a that are in b too
+    return _element_by_element(WORDS, (a, b), lambda builder, a, b: builder.and_(a, b))
+
+
+@intrinsic
+def as_words(typing, a):  # whole numbers of float32 below 2^31, without what is behind the point
+    return _element_by_element(WORDS, (a,), lambda builder, a: builder.fptosi(a, _as_llvm(WORDS)))
 
 
 @intrinsic
