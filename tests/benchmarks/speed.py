@@ -1,8 +1,8 @@
 """Speed of learning and predicting, as ratios to what the arithmetic itself costs.
 
 Every ratio is measured side by side in one run: what is timed and its baselines in turn, five times (twenty
-for scaling), each right after an untimed call of its own; medians are quoted. Baselines use as many threads
-as the estimator.
+for scaling), each right after untimed calls of its own for a fifth of a second; medians are quoted. Baselines
+use as many threads as the estimator.
 
 - product: the bare float32 matrix product of the dense projection, 1,500 directions, in chunks of 256 rows,
   each thread its share of the directions, into memory that is there already;
@@ -37,6 +37,7 @@ from nwsketch.backends.threads import run_ranges, single_threaded_blas
 
 N_THREADS = 2
 N_RUNS = 5
+WARM_UP = 0.2  # seconds: so long threads of BLAS spin on, and slow down the two fits that follow
 CHUNK = 256
 TOLERANCE = 2.0  # how much worse than recorded a ratio may be before the guard fails
 
@@ -49,13 +50,16 @@ def measure(*functions):
 def all_seconds(functions, n_runs):
     """Return the seconds of each function's runs, called in turn.
 
-    Every timed call follows an untimed one of the same function: what ran before it (threads of BLAS spin
-    on for a while after their work, caches hold another's data) is no part of the comparison.
+    Every timed call follows untimed ones of the same function, at least one: what ran before it (threads of
+    BLAS spin on for a while after their work, caches hold another's data) is no part of the comparison.
     """
     seconds = [[] for _ in functions]
     for _ in range(n_runs):
         for function, times in zip(functions, seconds, strict=True):
+            start = time.perf_counter()
             function()
+            while time.perf_counter() - start < WARM_UP:
+                function()
             start = time.perf_counter()
             function()
             times.append(time.perf_counter() - start)
@@ -141,13 +145,13 @@ def projections(report, n_features, n_rows, bar, others):
     models = {kernel: make_model(kernel, n_features).fit(X[:10], y[:10]) for kernel in ("angular", *others)}
     angular = models["angular"]
     functions = [
-        partial(angular.fit, X, y),
         partial(angular.predict, X),
         partial(product, X, directions, N_THREADS),
         partial(blas_product, X, directions),
+        partial(angular.fit, X, y),
         *(partial(models[kernel].fit, X, y) for kernel in others),
     ]
-    fit, predict, bare, blas, *seconds = measure(*functions)
+    predict, bare, blas, fit, *seconds = measure(*functions)
     size = f"{n_rows:,} x {n_features}"
     report.add(f"angular, fit {size} / product", fit, bare, bar)
     report.add(f"angular, predict {size} / product", predict, bare, bar)
