@@ -95,5 +95,17 @@ def compiled_codes(plan, X, n_threads=1, backend="numba"):
     return get_backend(backend, None, plan).codes(X, n_threads)
 
 
+def hash_range(hasher, X, rows, repetitions):
+    """Return the codes of a range of rows and repetitions, amid others that must stay as they are."""
+    (begin, end), (first, last) = rows, repetitions
+    memory = np.full((last - first) * X.shape[0] + 200, 54321, dtype=hasher.code_type)
+    codes = memory[100:-100].reshape(last - first, X.shape[0])
+    hasher.hash(hasher.prepare(X), begin, end, first, last, codes)
+    wanted = codes[:, begin:end].copy()
+    codes[:, begin:end] = 54321
+    assert (memory == 54321).all()
+    return wanted
+
+
 #: Where the tests of PyTorch run.
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))

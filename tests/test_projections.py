@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import KERNELS, compiled_codes, make_plan
+from helpers import KERNELS, compiled_codes, hash_range, make_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -42,18 +42,6 @@ def plain_directions(scales, gaussians, n_features, n_repetitions, n_hashes):
                 for j in range(start, min(start + 8, n_features)):
                     directions[j, repetition, k] += turned[repetition % 8, j - start]
     return directions
-
-
-def hash_range(hasher, X, rows, repetitions):
-    """Return the codes of a range of rows and repetitions, amid others that must stay as they are."""
-    (begin, end), (first, last) = rows, repetitions
-    memory = np.full((last - first) * X.shape[0] + 200, 54321, dtype=hasher.code_type)
-    codes = memory[100:-100].reshape(last - first, X.shape[0])
-    hasher.hash(hasher.prepare(X), begin, end, first, last, codes)
-    wanted = codes[:, begin:end].copy()
-    codes[:, begin:end] = 54321
-    assert (memory == 54321).all()
-    return wanted
 
 
 # -- the directions -------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from scipy.linalg import hadamard
 from scipy.sparse import csr_array, issparse
 
 from nwsketch.backends.base import Array, Codes, Plan
-from nwsketch.backends.numba_kernels.floors import DIGITS, LEAST_DIGITS
+from nwsketch.backends.numba_kernels.fixed_points import DIGITS, LEAST_DIGITS
 from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
+from nwsketch.backends.numba_kernels.grid_blocks import BLOCK, grid_codes_by_block
 from nwsketch.backends.numba_kernels.minhash import minhash_codes
 from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, FEATURES_TOGETHER, PAIR
 from nwsketch.backends.numba_kernels.projection import projection_codes
@@ -106,7 +107,11 @@ class Hasher:
             grids = self._plan.arrays["scales"], self._plan.arrays["offsets"]
             sparse_grid_codes(*rows, begin, end, *grids, *self._join, *wanted)
         else:
-            grid_codes(rows, begin, end, *self._grids, *self._join[1:3], *wanted)
+            exact = (*self._grids, *self._join[1:3], *wanted)
+            if end - begin < BLOCK:
+                grid_codes(rows, begin, end, *exact)
+            else:
+                grid_codes_by_block(rows, begin, end, *self._short_grids, *exact)
 
     def _hash_minhash(self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray) -> None:
         minhash_codes(*rows, begin, end, self._plan.arrays["seeds"], *self._join, first, last, codes)
@@ -123,9 +128,35 @@ class Hasher:
             projection_codes(rows, begin, end, *self._projections, self._errors, self._by_chunk, *wanted)
 
     def _prepare_grids(self) -> None:
-        """Copy what belongs to a hash into one piece."""
-        grids = (self._plan.arrays["scales"], self._plan.arrays["offsets"], self._plan.multipliers)
+        """Copy what belongs to a hash into one piece; round it to float32, too, and bound what is lost.
+
+        For float32 features are measured in units of their own, the means of their widths' inverses. High
+        halves of multipliers are joined; low ones, l, carry over sum |l| |cell| at most, and a cell is less
+        than 1 larger than the feature times its scale.
+        """
+        scales, n_repetitions = self._plan.arrays["scales"], self._plan.n_repetitions
+        grids = (scales, self._plan.arrays["offsets"], self._plan.multipliers)
         self._grids = tuple(np.asfortranarray(array) for array in grids)
+        units = scales.mean(axis=1)
+        scales = np.divide(scales.T, units, out=np.zeros_like(scales.T), where=units > 0)
+
+        def by_repetition(values: NDArray[Any]) -> NDArray[Any]:
+            return values.reshape(n_repetitions, -1)
+
+        high, low = _halves(self._plan.multipliers.T)
+        reaches, low = by_repetition(scales).max(axis=1), np.abs(low)
+        carries = by_repetition(low * scales).sum(axis=1), by_repetition(low).sum(axis=1) + 1.5  # 1: floor
+        self._short_grids = (
+            units,
+            (2.0 ** (DIGITS - LEAST_DIGITS) - 3.0) / max(reaches.max(), 1e-30),
+            scales.astype(np.float32).ravel(),
+            self._plan.arrays["offsets"].T.astype(np.float32).ravel(),
+            high.astype(np.uint32).ravel(),
+            ((self._plan.shifts + np.uint64(2**31)) >> np.uint64(32)).astype(np.uint32),
+            (np.uint64(0) - by_repetition(high).sum(axis=1)).astype(np.uint32),
+            (1.00001 * reaches).astype(np.float32),
+            (1.00001 * np.stack(carries, axis=1)).astype(np.float32).ravel(),
+        )
 
     def _prepare_projections(self) -> None:
         """Round the directions, or their factors, to float32, and bound what float32 can cost.
@@ -225,11 +256,9 @@ class Hasher:
         and the other halves of the parts. Carries are by norm of rows ``width`` times as long.
         """
         n_repetitions = self._plan.n_repetitions
-        multipliers = self._plan.multipliers[0]
-        high = (multipliers + np.uint64(2**31)) >> np.uint64(32)
-        low = multipliers.astype(np.uint32).view(np.int32) / 2.0**32
+        high, low = _halves(self._plan.multipliers[0])
 
-        def joined(values: Array) -> Array:
+        def joined(values: NDArray[Any]) -> NDArray[Any]:
             return values.reshape(*values.shape[:-1], n_repetitions, -1).sum(axis=-1)
 
         known = joined(low * (self._plan.arrays["offsets"] - 0.5)) + self._plan.shifts / 2.0**32
@@ -246,6 +275,12 @@ class Hasher:
             *(_by_block(values, n_repetitions).ravel() for values in (shifts, high_sums)),
             (1.00001 * np.stack(by_stack, axis=1)).astype(np.float32).ravel(),
         ]
+
+
+def _halves(multipliers: NDArray[np.uint64]) -> tuple[NDArray[Any], Array]:
+    """Return multipliers as 32 high bits and, in units of the last of these, the rest: from -1/2 to 1/2."""
+    high = (multipliers + np.uint64(2**31)) >> np.uint64(32)
+    return high, multipliers.astype(np.uint32).view(np.int32) / 2.0**32
 
 
 def _n_sums(n_terms: int, together: int) -> NDArray[np.intp]:

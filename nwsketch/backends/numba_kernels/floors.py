@@ -1,18 +1,15 @@
 """Codes from floors of projections, mended where float32 is not sure of them.
 
-To a position, a projection plus its offset, float32 adds a number so large that the sum is a fixed point: of
-its bits the high ones count cells, the low ones tell how far the cell's edge is. Rows that are anywhere
-nearer to an edge than their error are joined again, with such cells made in float64.
-
-Cells are joined in 64 bits, of which only the high 32 choose the bucket. So no more than 32 bits of every
-multiplier are joined while the cells are in registers. What the others would carry over is at most a margin
-that is known; rows that lie so near to the next bucket are joined again, whole.
+Positions, projections plus their offsets, become fixed points, and cells are joined in 32 bits, all in
+registers (fixed_points.py). Rows that are anywhere nearer to an edge than their error are joined again, with
+such cells made in float64; rows whose carry is in doubt are joined again, whole.
 """
 
 import numpy as np
 from numba import njit
 
 from nwsketch.backends.numba_kernels.exact import exact_cell
+from nwsketch.backends.numba_kernels.fixed_points import DIGITS, below, carry_margins, near_edges, point
 from nwsketch.backends.numba_kernels.join import to_bucket
 from nwsketch.backends.numba_kernels.panels import PADDING, PAIR, aligned, project_pair, project_pair_by_few
 from nwsketch.backends.numba_kernels.vectors import (
@@ -38,11 +35,6 @@ from nwsketch.backends.numba_kernels.vectors import (
     subtract,
 )
 
-#: Digits of a fixed point, before the binary point and behind it.
-DIGITS = 22
-#: Rows whose fixed points would have fewer digits behind the point are left to float64. Blocks of hashes may
-#: be given so many less: see exponents in projection_codes.
-LEAST_DIGITS = 8
 #: What there is of a row besides its features, a vector each for a panel: see load_rulers.
 CENTER, N_DIGITS, DOUBTFUL, RULERS = 0, 1, 2, 3
 
@@ -53,11 +45,6 @@ _BLOCK = np.uint64(ORDER * LANES)
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _ruler(rulers, v, which):
     return load(rulers, np.uint64(v * RULERS + which) * _LANES)
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _below(n_digits):  # 2 ** n_digits - 1
-    return shift_right(splat(np.uint32(2**DIGITS - 1)), splat(np.uint32(DIGITS)) - n_digits)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -73,21 +60,8 @@ def _fixed_points(center, projections, hashes, block):
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _margins(norms, v, hashes, stack, n_buckets):
-    # The largest carry from low halves of joined cells, in 1/2^32 of a bucket, or half a bucket if that is
-    # more.
-    carry = splat(hashes.carries[np.uint64(2 * stack)])
-    constant = splat(hashes.carries[np.uint64(2 * stack + 1)])
-    margins = multiply_add(load(norms, np.uint64(v) * _LANES), carry, constant) * splat(np.float32(n_buckets))
-    below_half = splat(np.float32(2.0**31 - 2**7))  # the largest float32 that is
-    return as_words(lesser(margins, below_half)) + splat(np.uint32(2**7))
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _near_edges(joined, margins, n_buckets):
-    # uint64: bit i is 1 if any of row i's joined cells are as near to the edge of a bucket as its margin.
-    opposite = splat(np.uint32(0)) - margins
-    places = multiply_add(joined, block_of(splat(np.uint32(n_buckets))), block_of(opposite))
-    return lanes_not_above(block_of(opposite - margins), places)
+    by_norm, constant = hashes.carries[np.uint64(2 * stack)], hashes.carries[np.uint64(2 * stack + 1)]
+    return carry_margins(load(norms, np.uint64(v) * _LANES), by_norm, constant, n_buckets)
 
 
 def _flooring(project, by_few):
@@ -119,7 +93,7 @@ def _flooring(project, by_few):
         else:
             store_block(points, np.uint64(k) * _BLOCK, _LANES, own)
             n_digits = n_digits - splat(hashes.exponents[np.uint64(block)])
-            mask = _below(n_digits)
+            mask = below(n_digits)
             cells = subtract(shift_right(own, block_of(n_digits)), block_of(shift_right(center, n_digits)))
         multipliers = splat_block(hashes.high_multipliers, np.uint64(block) * _ORDER)
         return multiply_add(cells, multipliers, joined), lesser(least(own, mask), nearest)
@@ -148,7 +122,7 @@ def _flooring(project, by_few):
         all_wanted = first <= first_repetition and first_repetition + ORDER <= last
         for v in range(norms.size // LANES):
             center, n_digits = _ruler(rulers, v, CENTER), _ruler(rulers, v, N_DIGITS)
-            mask = _below(n_digits)
+            mask = below(n_digits)
             joined, nearest = splat_block(hashes.high_shifts, np.uint64(first_repetition)), mask
             if by_few:  # what stands for zero is taken off at once
                 high_sums = splat_block(hashes.high_sums, np.uint64(first_repetition))
@@ -166,7 +140,7 @@ def _flooring(project, by_few):
                     joined, nearest, other, center, n_digits, mask, hashes, block + 1, k + 1, points
                 )
             doubts = lanes_not_above(nearest, _ruler(rulers, v, DOUBTFUL))
-            doubts |= _near_edges(joined, _margins(norms, v, hashes, stack, n_buckets), n_buckets)
+            doubts |= near_edges(joined, _margins(norms, v, hashes, stack, n_buckets), n_buckets)
             if (v + 1) * LANES <= rows.shape[0] and all_wanted:
                 place = np.uint64((first_repetition - first) * codes.shape[1] + start + v * LANES)
                 store_buckets_of_high(all_codes, place, np.uint64(codes.shape[1]), joined, n_buckets)
@@ -225,13 +199,13 @@ def _mend(
     margins = _margins(norms, v, hashes, stack, n_buckets)
     for repetition in range(max(first, stack * ORDER), min(last, (stack + 1) * ORDER)):
         o = np.uint64(repetition - stack * ORDER)
-        nearest = _below(n_digits)
+        nearest = below(n_digits)
         for k in range(hashes.per_repetition):
             exponent = splat(hashes.exponents[np.uint64(stack * hashes.n_blocks + k)])
             own = load(points, (np.uint64(k) * _ORDER + o) * _LANES)
-            nearest = lesser(masked(own, _below(n_digits - exponent)), nearest)
+            nearest = lesser(masked(own, below(n_digits - exponent)), nearest)
         doubts = lanes_not_above(nearest, doubtful)
-        doubts |= _near_edges(block_of(load(joined, o * _LANES)), margins, n_buckets)
+        doubts |= near_edges(block_of(load(joined, o * _LANES)), margins, n_buckets)
         for i in range(min(LANES, rows.shape[0] - v * LANES) if doubts != 0 else 0):
             if doubts >> np.uint64(i) & _1 and norms[v * LANES + i] > 0:
                 row, ruler = rows[v * LANES + i], rulers[v * RULERS * LANES + i :: LANES]
@@ -273,11 +247,7 @@ def load_rulers(
     lowest_exponent, offset = splat(np.uint32(2**23)), splat(np.uint32(127))
     for v in range(norms.size // LANES):
         norm, place = load(norms, np.uint64(v) * _LANES), np.uint64(v * RULERS) * _LANES
-        # All positions are less than 2^n from zero. To 1.5 * 2^(n + 1) they are added.
-        size = multiply_add(norm, splat(bounds[0]), splat(np.float32(2)))
-        n = shift_right(bits(size), splat(np.uint32(23))) - splat(np.uint32(126))
-        center = (n + offset + splat(np.uint32(1))) * lowest_exponent + splat(np.uint32(2**22))
-        n_digits = splat(np.uint32(DIGITS)) - n
+        center, n_digits = point(multiply_add(norm, splat(bounds[0]), splat(np.float32(2))))
         # In units of the last digit, rounded up, and half a unit for rounding the sum.
         error = multiply_add(norm, splat(bounds[1]), splat(bounds[2])) * reals(
             (n_digits + offset) * lowest_exponent

@@ -100,10 +100,10 @@ def _call(builder: Any, name: str, *arguments: Any) -> Any:
     )
 
 
-def _splat(builder: Any, number: Any) -> Any:
-    nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
+def _splat(builder: Any, number: Any, n_lanes: int = LANES) -> Any:
+    nothing = ir.Constant(ir.VectorType(number.type, n_lanes), ir.Undefined)
     first = builder.insert_element(nothing, number, ir.IntType(32)(0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), n_lanes), [0] * n_lanes)
     return builder.shuffle_vector(first, nothing, zeros)
 
 
@@ -333,21 +333,16 @@ def as_long_words(typing, a):  # whole numbers, negative ones too, as they count
     return _element_by_element(LONG_WORDS, (a,), lambda builder, a: builder.fptosi(a, _as_llvm(LONG_WORDS)))
 
 
-def _store_buckets(builder: Any, high: Any, n_buckets: Any, place: Any, width: int) -> None:
-    """Store buckets of ``width`` bits, rehashed as join.to_bucket does; ``high`` are its ``code >> 32``."""
-    half = ir.Constant(high.type, [32] * LANES)
-    buckets = builder.lshr(builder.mul(high, _splat(builder, n_buckets)), half)
-    narrow = ir.VectorType(ir.IntType(width), LANES)
-    builder.store(builder.trunc(buckets, narrow), place, align=width // 8)
-
-
 @intrinsic
-def store_buckets(typing, codes, index, joined, n_buckets):  # of joined cells: long words
+def store_buckets(typing, codes, index, joined, n_buckets):  # of joined cells, as join.to_bucket does
     def generate(context, builder, signature, arguments):
         codes_, index, joined, n_buckets = arguments
-        high = builder.lshr(joined, ir.Constant(joined.type, [32] * LANES))
+        half = ir.Constant(joined.type, [32] * LANES)
+        buckets = builder.mul(builder.lshr(joined, half), _splat(builder, n_buckets))
+        narrow = ir.VectorType(_ELEMENTS[codes.dtype], LANES)
         (place,) = _places(context, builder, signature.args[0], codes_, index)
-        _store_buckets(builder, high, n_buckets, place, codes.dtype.bitwidth)
+        narrowed = builder.trunc(builder.lshr(buckets, half), narrow)
+        builder.store(narrowed, place, align=codes.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(codes, types.uint64, joined, types.uint64), generate
@@ -355,13 +350,23 @@ def store_buckets(typing, codes, index, joined, n_buckets):  # of joined cells: 
 
 @intrinsic
 def store_buckets_of_high(typing, codes, index, stride, high, n_buckets):
-    # Of a block, like store_block; of joined cells it has the high halves, as words.
+    # Of a block, like store_block; of joined cells it has the high halves, as words. Of their products, which
+    # take 64 bits, those of words in even places are made apart from those in odd places.
     def generate(context, builder, signature, arguments):
         codes_, index, stride, high, n_buckets = arguments
         places = _places(context, builder, signature.args[0], codes_, index, stride)
+        pairs = ir.VectorType(ir.IntType(64), LANES // 2)
+        half, low = ir.Constant(pairs, [32] * (LANES // 2)), ir.Constant(pairs, [2**32 - 1] * (LANES // 2))
+        n_buckets = _splat(builder, builder.and_(n_buckets, _INDEX(2**32 - 1)), LANES // 2)
+        narrow = ir.VectorType(_ELEMENTS[codes.dtype], LANES)
         for place, words in zip(places, cgutils.unpack_tuple(builder, high), strict=True):
-            longer = builder.zext(words, _as_llvm(LONG_WORDS))
-            _store_buckets(builder, longer, n_buckets, place, codes.dtype.bitwidth)
+            words = builder.bitcast(words, pairs)
+            even = builder.lshr(builder.mul(builder.and_(words, low), n_buckets), half)
+            odd = builder.and_(builder.mul(builder.lshr(words, half), n_buckets), builder.not_(low))
+            buckets = builder.bitcast(builder.or_(even, odd), _as_llvm(WORDS))
+            if codes.dtype != types.uint32:
+                buckets = builder.trunc(buckets, narrow)
+            builder.store(buckets, place, align=codes.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(codes, types.uint64, types.uint64, high, types.uint64), generate

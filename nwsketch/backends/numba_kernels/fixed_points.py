@@ -1,0 +1,63 @@
+"""Cells and their joins in 32 bits, and which of them are in doubt.
+
+To a position float32 adds a number so large that the sum is a fixed point: of its bits the high ones count
+cells, the low ones tell how far the cell's edge is. Rows that are anywhere nearer to an edge than their error
+must be joined again, with such cells made in float64.
+
+Cells are joined in 64 bits, of which only the high 32 choose the bucket. So no more than 32 bits of every
+multiplier are joined while the cells are in registers. What the others would carry over is at most a margin
+that is known; rows that lie so near to the next bucket must be joined again, whole.
+"""
+
+import numpy as np
+from numba import njit
+
+from nwsketch.backends.numba_kernels.vectors import (
+    as_words,
+    bits,
+    block_of,
+    lanes_not_above,
+    lesser,
+    multiply_add,
+    shift_right,
+    splat,
+)
+
+#: Digits of a fixed point, before the point and behind it.
+DIGITS = 22
+#: Rows whose fixed points would have fewer digits behind the point are left to float64. (Blocks of hashes may
+#: be given so many less: see exponents in projection_codes.)
+LEAST_DIGITS = 8
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def point(
+    sizes,  # vector of float32 from 1 to 2 ** DIGITS: no position is larger
+):  # words: the bits of what is added to positions to make fixed points, and how many digits those have
+    lowest_exponent, offset = splat(np.uint32(2**23)), splat(np.uint32(127))
+    # All positions are less than 2^n from zero. To 1.5 * 2^(n + 1) they are added.
+    n = shift_right(bits(sizes), splat(np.uint32(23))) - splat(np.uint32(126))
+    center = (n + offset + splat(np.uint32(1))) * lowest_exponent + splat(np.uint32(2**22))
+    return center, splat(np.uint32(DIGITS)) - n
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def below(n_digits):  # 2 ** n_digits - 1
+    return shift_right(splat(np.uint32(2**DIGITS - 1)), splat(np.uint32(DIGITS)) - n_digits)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def carry_margins(sizes, by_size, constant, n_buckets):
+    # The largest carry from low halves of joined cells, ``sizes * by_size + constant``, in 1/2^32 of a
+    # bucket, or half a bucket if that is more.
+    carries = multiply_add(sizes, splat(by_size), splat(constant)) * splat(np.float32(n_buckets))
+    below_half = splat(np.float32(2.0**31 - 2**7))  # the largest float32 that is
+    return as_words(lesser(carries, below_half)) + splat(np.uint32(2**7))
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def near_edges(joined, margins, n_buckets):
+    # uint64: bit i is 1 if any of row i's joined cells are as near to the edge of a bucket as its margin.
+    opposite = splat(np.uint32(0)) - margins
+    places = multiply_add(joined, block_of(splat(np.uint32(n_buckets))), block_of(opposite))
+    return lanes_not_above(block_of(opposite - margins), places)
