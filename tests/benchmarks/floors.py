@@ -7,9 +7,9 @@ Rates first, on one thread and on two, each range of ``run_ranges`` with buffers
 - random cells of 16 bytes (two float64): read and added up ("gather"), or read, increased and written
   ("scatter"). Tables lie one after another in 64 MiB (but at most 512 tables), and 65,536 rows pass each of
   them, their codes read in order. "warmed": a table is read in first, that time included;
-- grid cells, floor(x * scale + offset), and their join, joined += uint64(cell) * multiplier, both four
-  features at a time on 256 rows in the first-level cache; the least mixed rank and its column, two columns at
-  a time.
+- cells of fixed points, the high bits of float32 sums x * scale + offset, joined with 32-bit multipliers, and
+  the least of what lies behind the points, four features at a time on 256 rows in the first-level cache;
+  64-bit cells, joined alike; the least mixed rank and its column, two columns at a time.
 
 Threads share the tables where they write, the rows everywhere else. BLAS has one thread per caller.
 Nanoseconds are those of one thread: time on the clock times threads over items (or, with ``--cpu``, processor
@@ -19,7 +19,7 @@ waits). Medians of at least five calls, and of as many as take half a second, ea
 The model counts what a row needs and prices it by these rates: max(arithmetic, bytes) + random cells, where
 
 - float32 flops cost what the square product takes for them, other operations on vectors two flops each (one
-  fused multiply-add); floors, joins and mixes what the loops take;
+  fused multiply-add); cells, joins and mixes what the loops take;
 - bytes of rows, targets and answers cost as much as copying beyond the caches; codes, sums and what is added
   to cells as much as inside;
 - random cells cost a gather or a scatter in tables of that size, warmed or not, whichever takes less.
@@ -55,6 +55,17 @@ from threadpoolctl import threadpool_limits
 from nwsketch.backends.numba_hashing import Hasher
 from nwsketch.backends.numba_kernels.minhash import mix
 from nwsketch.backends.numba_kernels.tables import accumulate, look_up, warm
+from nwsketch.backends.numba_kernels.vectors import (
+    LANES,
+    bits,
+    lesser,
+    load,
+    masked,
+    multiply_add,
+    shift_right,
+    splat,
+    store,
+)
 from nwsketch.backends.threads import run_ranges
 from nwsketch.hashing.projections import ORDER
 from nwsketch.sketch import NadarayaWatsonSketch
@@ -67,6 +78,7 @@ CODE_TYPES = (np.uint16, np.uint32)
 CELL_BYTES = 16
 TILE = 256  # rows of the loops in the first-level cache
 N_SEEDS = 512
+N_DIGITS = 18  # of fixed points
 
 
 @dataclass(frozen=True)
@@ -149,13 +161,18 @@ def _scatter(codes, tables, first, warmed, target, weight):
 
 
 @njit(nogil=True, error_model="numpy")
-def _floors(x0, x1, x2, x3, scales, offsets, cells, n_passes):
-    for k in range(n_passes):
-        s0, s1, s2, s3 = scales[k, 0], scales[k, 1], scales[k, 2], scales[k, 3]
-        o0, o1, o2, o3 = offsets[k, 0], offsets[k, 1], offsets[k, 2], offsets[k, 3]
-        for i in range(TILE):
-            left = np.floor(x0[i] * s0 + o0) + np.floor(x1[i] * s1 + o1)
-            cells[i] += left + (np.floor(x2[i] * s2 + o2) + np.floor(x3[i] * s3 + o3))
+def _points(x, scales, offsets, multipliers, n_digits, least, joined, n_passes):
+    shift, mask = splat(n_digits[0]), splat(np.uint32(2**N_DIGITS - 1))
+    for k in range(np.uint64(n_passes)):
+        for i in range(np.uint64(0), np.uint64(TILE), np.uint64(LANES)):
+            smallest, join = load(least, i), load(joined, i)
+            for j in range(np.uint64(4)):
+                t = np.uint64(4) * k + j
+                own = multiply_add(load(x, j * np.uint64(TILE) + i), splat(scales[t]), splat(offsets[t]))
+                smallest = lesser(masked(bits(own), mask), smallest)
+                join = multiply_add(shift_right(bits(own), shift), splat(multipliers[t]), join)
+            store(least, i, smallest)
+            store(joined, i, join)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -163,8 +180,7 @@ def _joins(c0, c1, c2, c3, multipliers, joined, n_passes):
     for k in range(n_passes):
         m0, m1, m2, m3 = multipliers[k, 0], multipliers[k, 1], multipliers[k, 2], multipliers[k, 3]
         for i in range(TILE):
-            left = np.uint64(np.int64(c0[i])) * m0 + np.uint64(np.int64(c1[i])) * m1
-            joined[i] += left + (np.uint64(np.int64(c2[i])) * m2 + np.uint64(np.int64(c3[i])) * m3)
+            joined[i] += (c0[i] * m0 + c1[i] * m1) + (c2[i] * m2 + c3[i] * m3)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -201,9 +217,8 @@ class Rates:
             for code_type in CODE_TYPES:
                 if n_cells <= np.iinfo(code_type).max + 1:
                     self._random(n_cells, code_type)
-        types = (np.float64, np.float32)
-        self.floor = {dtype: self._floors(dtype) for dtype in types}
-        self.join = {dtype: self._joins(dtype) for dtype in types}
+        self.cell = self._points()
+        self.join = self._joins()
         self.mix = self._mixes()
 
     def _time(self, task, n_ranges, n_items):
@@ -275,13 +290,17 @@ class Rates:
 
         return self._time(task, self.n_threads, self.n_threads * self.sizes.n_passes * n_items)
 
-    def _floors(self, dtype):
-        x = self.rng.standard_normal((4, TILE)).astype(dtype)
-        scales, offsets = self.rng.random((2, self.sizes.n_passes, 4)).astype(dtype)
-        return self._alone(_floors, *x, scales, offsets, np.zeros(TILE, dtype), n_items=4 * TILE)
+    def _points(self):
+        x, n_terms = self.rng.standard_normal(4 * TILE, np.float32), 4 * self.sizes.n_passes
+        scales, offsets = self.rng.random((2, n_terms), np.float32)
+        offsets += np.float32(1.5 * 2 ** (23 - N_DIGITS))
+        multipliers = self.rng.integers(0, 2**32, n_terms, dtype=np.uint32)
+        n_digits, least = np.array([N_DIGITS], np.uint32), np.full(TILE, 2**32 - 1, np.uint32)
+        arrays = (x, scales, offsets, multipliers, n_digits, least, np.zeros(TILE, np.uint32))
+        return self._alone(_points, *arrays, n_items=4 * TILE)
 
-    def _joins(self, dtype):
-        cells = np.floor(10 * self.rng.standard_normal((4, TILE))).astype(dtype)
+    def _joins(self):
+        cells = self.rng.integers(0, 2**64, (4, TILE), dtype=np.uint64)
         multipliers = self.rng.integers(0, 2**64, (self.sizes.n_passes, 4), dtype=np.uint64)
         return self._alone(_joins, *cells, multipliers, np.zeros(TILE, np.uint64), n_items=4 * TILE)
 
@@ -387,19 +406,18 @@ def count(case, call):
     return flops, others, row + 8, cache, case.n_repetitions
 
 
-def price(case, call, rates, cells=np.float64):
+def price(case, call, rates):
     """Return arithmetic, bytes and random cells of a row in nanoseconds of one thread."""
     flops, others, memory, cache, n_random = count(case, call)
     n_hashes = case.n_hashes
     if case.kernel == "angular":
         arithmetic = (flops + 2 * others) * rates.flop
     elif case.kernel in ("l2", "l1"):
-        ends = rates.floor[np.float32] + rates.join[np.float32]
-        arithmetic = (flops - 2 * n_hashes) * rates.flop + n_hashes * ends
+        arithmetic = (flops - 2 * n_hashes) * rates.flop + n_hashes * rates.cell
     elif case.kernel == "laplacian":
-        arithmetic = n_hashes * case.n_features * (rates.floor[cells] + rates.join[cells])
+        arithmetic = n_hashes * case.n_features * rates.cell
     else:
-        arithmetic = n_hashes * (case.n_filled * rates.mix + rates.join[np.float64])
+        arithmetic = n_hashes * (case.n_filled * rates.mix + rates.join)
     return arithmetic, memory * rates.far + cache * rates.near, n_random * rates.random(call, case)
 
 
@@ -525,17 +543,11 @@ def print_rates(tables, all_rates):
             tables.add(f"{name}, {of_threads(rates.n_threads)}", ["cells of a table", "KiB", *columns], lines)
 
     lines = [
-        [title, *(cell for dtype in (np.float64, np.float32) for cell in both(rate(dtype), ".3f"))]
-        for title, rate in (
-            ("floor(x * scale + offset)", lambda dtype: lambda rates: rates.floor[dtype]),
-            ("joined += uint64(cell) * multiplier", lambda dtype: lambda rates: rates.join[dtype]),
-        )
+        ["fixed point, cell, join; 32 bits", *both(lambda rates: rates.cell, ".3f")],
+        ["joined += cell * multiplier; 64 bits", *both(lambda rates: rates.join, ".3f")],
+        ["least mix(column ^ seed); 64 bits", *both(lambda rates: rates.mix, ".3f")],
     ]
-    lines.append(
-        ["least mix(column ^ seed), uint64", *both(lambda rates: rates.mix, ".3f"), *[""] * len(rows)]
-    )
-    columns = [f"{dtype}, {row}" for dtype in ("float64", "float32") for row in rows]
-    tables.add("loops", ["loop, ns of one thread each", *columns], lines)
+    tables.add("loops", ["loop", *(f"ns of one thread each, {row}" for row in rows)], lines)
 
 
 def print_counts(tables):
@@ -552,19 +564,14 @@ def print_floors(tables, all_rates, times):
     for kernel in dict.fromkeys(case.kernel for case in CASES):
         lines = []
         for case in (case for case in CASES if case.kernel == kernel):
-            types = (np.float64, np.float32) if kernel == "laplacian" else (np.float64,)
             for rates in all_rates:
                 for call in CALLS:
-                    for dtype in types:
-                        title = f"{call} {case.title}"
-                        if kernel == "laplacian":
-                            title += f", {np.dtype(dtype)} cells"
-                        arithmetic, moved, random = price(case, call, rates, dtype)
-                        floor = max(arithmetic, moved) + random
-                        measured = times[case, rates.n_threads][call]
-                        numbers = (arithmetic, moved, random, floor, measured)
-                        cells = [str(rates.n_threads), *(f"{number:,.0f}" for number in numbers)]
-                        lines.append([title, *cells, f"{measured / floor:.2f}"])
+                    arithmetic, moved, random = price(case, call, rates)
+                    floor = max(arithmetic, moved) + random
+                    measured = times[case, rates.n_threads][call]
+                    numbers = (arithmetic, moved, random, floor, measured)
+                    cells = [str(rates.n_threads), *(f"{number:,.0f}" for number in numbers)]
+                    lines.append([f"{call} {case.title}", *cells, f"{measured / floor:.2f}"])
         columns = ["threads", "arithmetic", "bytes", "random", "floor", "measured", "ratio"]
         tables.add(kernel, ["ns per row of one thread", *columns], lines)
 
