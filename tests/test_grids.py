@@ -125,7 +125,7 @@ def test_codes_are_those_of_the_reference(data):
         n_features,
         n_repetitions=data.draw(st.integers(1, 20)),
         n_hashes=data.draw(st.integers(1, 4)),
-        n_buckets=data.draw(st.sampled_from([5, 2**11, 2**16, 2**20, 2**31])),
+        n_buckets=data.draw(st.sampled_from([5, 2**11, 2**16, 2**20, 2**31, 2**32])),
         bandwidth=10.0 ** rng.uniform(-3, 3, n_features),
         seed=seed,
     )

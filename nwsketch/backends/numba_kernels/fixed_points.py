@@ -57,7 +57,8 @@ def carry_margins(sizes, by_size, constant, n_buckets):
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def near_edges(joined, margins, n_buckets):
-    # uint64: bit i is 1 if any of row i's joined cells are as near to the edge of a bucket as its margin.
+    # uint64: bit i is 1 if any of row i's joined cells are as near to the edge of a bucket as its margin: all
+    # are if there are 2^32 buckets.
     opposite = splat(np.uint32(0)) - margins
     places = multiply_add(joined, block_of(splat(np.uint32(n_buckets))), block_of(opposite))
     return lanes_not_above(block_of(opposite - margins), places)

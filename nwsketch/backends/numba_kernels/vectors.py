@@ -351,7 +351,8 @@ def store_buckets(typing, codes, index, joined, n_buckets):  # of joined cells, 
 @intrinsic
 def store_buckets_of_high(typing, codes, index, stride, high, n_buckets):
     # Of a block, like store_block; of joined cells it has the high halves, as words. Of their products, which
-    # take 64 bits, those of words in even places are made apart from those in odd places.
+    # take 64 bits, those of words in even places are made apart from those in odd places. There must be less
+    # than 2^32 buckets: of so many all codes are in doubt (fixed_points.py), and made again.
     def generate(context, builder, signature, arguments):
         codes_, index, stride, high, n_buckets = arguments
         places = _places(context, builder, signature.args[0], codes_, index, stride)
