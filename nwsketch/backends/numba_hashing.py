@@ -14,7 +14,7 @@ from scipy.linalg import hadamard
 from scipy.sparse import csr_array, issparse
 
 from nwsketch.backends.base import Array, Codes, Plan
-from nwsketch.backends.numba_kernels.fixed_points import DIGITS, LEAST_DIGITS
+from nwsketch.backends.numba_kernels.fixed_points import LARGEST, LEAST_DIGITS
 from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
 from nwsketch.backends.numba_kernels.grid_blocks import BLOCK, grid_codes_by_block
 from nwsketch.backends.numba_kernels.minhash import minhash_codes
@@ -108,7 +108,7 @@ class Hasher:
             sparse_grid_codes(*rows, begin, end, *grids, *self._join, *wanted)
         else:
             exact = (*self._grids, *self._join[1:3], *wanted)
-            if end - begin < BLOCK:
+            if end - begin < BLOCK:  # with fewer arrays to hand over, which is felt where rows come singly
                 grid_codes(rows, begin, end, *exact)
             else:
                 grid_codes_by_block(rows, begin, end, *self._short_grids, *exact)
@@ -139,21 +139,18 @@ class Hasher:
         self._grids = tuple(np.asfortranarray(array) for array in grids)
         units = scales.mean(axis=1)
         scales = np.divide(scales.T, units, out=np.zeros_like(scales.T), where=units > 0)
-
-        def by_repetition(values: NDArray[Any]) -> NDArray[Any]:
-            return values.reshape(n_repetitions, -1)
-
         high, low = _halves(self._plan.multipliers.T)
-        reaches, low = by_repetition(scales).max(axis=1), np.abs(low)
-        carries = by_repetition(low * scales).sum(axis=1), by_repetition(low).sum(axis=1) + 1.5  # 1: floor
+        reaches, low = scales.reshape(n_repetitions, -1).max(axis=1), np.abs(low)
+        # 1 for the floor, 1/2 for rounding the shift
+        carries = _joined(low * scales, n_repetitions), _joined(low, n_repetitions) + 1.5
         self._short_grids = (
             units,
-            (2.0 ** (DIGITS - LEAST_DIGITS) - 3.0) / max(reaches.max(), 1e-30),
+            LARGEST / max(reaches.max(), 1e-30),
             scales.astype(np.float32).ravel(),
             self._plan.arrays["offsets"].T.astype(np.float32).ravel(),
             high.astype(np.uint32).ravel(),
             ((self._plan.shifts + np.uint64(2**31)) >> np.uint64(32)).astype(np.uint32),
-            (np.uint64(0) - by_repetition(high).sum(axis=1)).astype(np.uint32),
+            (np.uint64(0) - _joined(high, n_repetitions)).astype(np.uint32),
             (1.00001 * reaches).astype(np.float32),
             (1.00001 * np.stack(carries, axis=1)).astype(np.float32).ravel(),
         )
@@ -224,7 +221,7 @@ class Hasher:
         units = 2.0**exponents
         starts, sizes = self._starts(lengths, by_chunk)
         bounds = [reach, (errors * lengths.max(axis=2) / units).max(), (unit * sizes / units).max()]
-        largest_norm = (2.0 ** (DIGITS - LEAST_DIGITS) - 3.0) / max(reach, 1e-30) if reach < 1e30 else 0.0
+        largest_norm = LARGEST / max(reach, 1e-30) if reach < 1e30 else 0.0
         return largest_norm, [
             _flat(lengths / units[..., np.newaxis]),
             _flat(starts),
@@ -257,19 +254,17 @@ class Hasher:
         """
         n_repetitions = self._plan.n_repetitions
         high, low = _halves(self._plan.multipliers[0])
-
-        def joined(values: NDArray[Any]) -> NDArray[Any]:
-            return values.reshape(*values.shape[:-1], n_repetitions, -1).sum(axis=-1)
-
-        known = joined(low * (self._plan.arrays["offsets"] - 0.5)) + self._plan.shifts / 2.0**32
+        known = _joined(low * (self._plan.arrays["offsets"] - 0.5), n_repetitions)
+        known += self._plan.shifts / 2.0**32
         shifts = np.floor(known + 0.5).astype(np.int64).astype(np.uint32)
         lows = (low / width).reshape(n_repetitions, 1, -1)
         sums = lows @ directions.T.reshape(n_repetitions, -1, len(directions))
-        carries = column_norms(sums[:, 0].T), joined(np.abs(low)) / 2 + 1.5  # 1 for the floor
+        # 1 for the floor, 1/2 for rounding the shift
+        carries = column_norms(sums[:, 0].T), _joined(np.abs(low), n_repetitions) / 2 + 1.5
         by_stack = [_by_block(carry, n_repetitions).max(axis=(1, 2)) for carry in carries]
         blocks = _in_pairs(_by_block(high.astype(np.uint32), n_repetitions))
         blocks[:, high.size // n_repetitions :] = 0
-        high_sums = (np.uint64(0) - joined(high)).astype(np.uint32)
+        high_sums = (np.uint64(0) - _joined(high, n_repetitions)).astype(np.uint32)
         return [
             blocks.ravel(),
             *(_by_block(values, n_repetitions).ravel() for values in (shifts, high_sums)),
@@ -281,6 +276,11 @@ def _halves(multipliers: NDArray[np.uint64]) -> tuple[NDArray[Any], Array]:
     """Return multipliers as 32 high bits and, in units of the last of these, the rest: from -1/2 to 1/2."""
     high = (multipliers + np.uint64(2**31)) >> np.uint64(32)
     return high, multipliers.astype(np.uint32).view(np.int32) / 2.0**32
+
+
+def _joined(values: NDArray[Any], n_repetitions: int) -> NDArray[Any]:
+    """Return the sums over the hashes, or terms, of every repetition."""
+    return values.reshape(n_repetitions, -1).sum(axis=1)
 
 
 def _n_sums(n_terms: int, together: int) -> NDArray[np.intp]:

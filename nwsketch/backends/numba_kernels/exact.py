@@ -1,6 +1,7 @@
-"""Cells of projections by their definition: in float64, the features added from first to last.
+"""Cells by their definition: in float64, of projections with the features added from first to last.
 
-A row's cells are these, whatever computes them; float32 decides only where it is sure (see projection.py).
+A row's cells are these, whatever computes them; float32 decides only where it is sure (see projection.py and
+grid_blocks.py).
 """
 
 import math
@@ -47,4 +48,14 @@ def exact_floor_code(row, directions, offsets, multipliers, shift, first_hash, l
     code = shift
     for h in range(first_hash, last_hash):
         code += np.uint64(exact_cell(row, directions, offsets, h)) * multipliers[0, h]
+    return code
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def exact_grid_code(row, scales, offsets, multipliers, shift, first_hash, last_hash):
+    code = shift
+    for h in range(first_hash, last_hash):
+        for j in range(row.size):
+            cell = np.int64(math.floor(row[j] * scales[j, h] + offsets[j, h]))
+            code += np.uint64(cell) * multipliers[j, h]
     return code

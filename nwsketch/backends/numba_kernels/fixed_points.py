@@ -28,6 +28,8 @@ DIGITS = 22
 #: Rows whose fixed points would have fewer digits behind the point are left to float64. (Blocks of hashes may
 #: be given so many less: see exponents in projection_codes.)
 LEAST_DIGITS = 8
+#: The largest projection, without its offset and with room for rounding, that has so many.
+LARGEST = 2.0 ** (DIGITS - LEAST_DIGITS) - 3.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")

@@ -2,8 +2,7 @@
 
 Rows are loaded in panels, one feature after the other in memory; a panel's cells of a repetition
 are joined in registers (vectors.py). Per row, repetition and feature: one multiply, add, floor, conversion
-and 64-bit multiply. Blocks of many rows are hashed twice as fast in float32, where that is sure: see
-grid_blocks.py.
+and 64-bit multiply. Whole blocks of rows take less time in float32, where that is sure: see grid_blocks.py.
 """
 
 import math

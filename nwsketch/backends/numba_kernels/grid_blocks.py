@@ -6,12 +6,12 @@ feature: a multiply-add, a shift, a 32-bit multiply-add, a mask and a minimum. C
 thousand, are made again in float64; so are rows that do not fill a block, and blocks of too large numbers.
 """
 
-import math
 from collections import namedtuple
 
 import numpy as np
 from numba import njit
 
+from nwsketch.backends.numba_kernels.exact import exact_grid_code
 from nwsketch.backends.numba_kernels.fixed_points import below, carry_margins, near_edges, point
 from nwsketch.backends.numba_kernels.grid import grid_codes
 from nwsketch.backends.numba_kernels.join import to_bucket
@@ -76,7 +76,7 @@ def grid_codes_by_block(
     codes,
 ):
     grids = Grids(short_scales, short_offsets, high_multipliers, high_shifts, high_sums, reaches, carries)
-    in_float64 = (scales, offsets, multipliers, shifts)
+    in_float64, wanted = (scales, offsets, multipliers, shifts), (n_buckets, first, last, codes)
     width = rows.shape[1] * BLOCK
     n_blocks = max(min(LOADED_FLOATS // width, BLOCKS, (end - begin) // BLOCK), 1)
     features = aligned(np.empty(n_blocks * width + PADDING, np.float32))
@@ -86,7 +86,6 @@ def grid_codes_by_block(
         n_loaded = min((end - start) // BLOCK, n_blocks)
         for b in range(n_loaded):
             sizes[b] = _load_block(rows, start + b * BLOCK, units, features[b * width : (b + 1) * width])
-        wanted = (n_buckets, first, last, codes)
         _hash_blocks(rows, start, features, sizes[:n_loaded], limit, grids, in_float64, *wanted)
         for b in range(n_loaded):
             place = start + b * BLOCK
@@ -94,7 +93,7 @@ def grid_codes_by_block(
                 grid_codes(rows, place, place + BLOCK, *in_float64, *wanted)
         start += n_loaded * BLOCK
     if start < end:
-        grid_codes(rows, start, end, *in_float64, n_buckets, first, last, codes)
+        grid_codes(rows, start, end, *in_float64, *wanted)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -184,21 +183,14 @@ def _mend(
     codes,  # in/out  those that may be others are mended
 ):
     # In a function of its own, lest registers be kept free for what is rare.
+    scales, offsets, multipliers, shifts = in_float64
+    per_repetition = scales.shape[1] // shifts.size
+    grids = (scales, offsets, multipliers, shifts[repetition])
+    hashes = (repetition * per_repetition, (repetition + 1) * per_repetition)
     for v in range(0, BLOCK, LANES):
         own, joins = load(nearest, np.uint64(v)), load(joined, np.uint64(v))
         doubts = _doubts(block_of(own), block_of(joins), margins, n_buckets)
         for i in range(LANES if doubts != 0 else 0):
             if doubts >> np.uint64(i) & _1:
-                code = _exact_code(rows, place + v + i, *in_float64, repetition)
+                code = exact_grid_code(rows[place + v + i], *grids, *hashes)
                 codes[at + np.uint64(v + i)] = to_bucket(code, n_buckets, True)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _exact_code(rows, i, scales, offsets, multipliers, shifts, repetition):  # uint64
-    per_repetition = scales.shape[1] // shifts.size
-    code = shifts[repetition]
-    for h in range(repetition * per_repetition, (repetition + 1) * per_repetition):
-        for j in range(rows.shape[1]):
-            cell = np.int64(math.floor(rows[i, j] * scales[j, h] + offsets[j, h]))
-            code += np.uint64(cell) * multipliers[j, h]
-    return code
