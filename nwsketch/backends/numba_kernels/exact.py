@@ -14,40 +14,47 @@ HUGE, SHRINK = 2.0**900, 2.0**-200
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_projection(row, shrink, directions, h):
-    total = 0.0
-    for j in range(row.size):
-        total += np.float64(row[j]) * shrink * directions[j, h]
+def exact_projection(
+    row,  # in   pointer: n_features numbers
+    n_features,
+    shrink,  # what they are multiplied by
+    hashes,  # see projection.Hashes
+    h,  # which hash of all
+):  # float64
+    total, first = 0.0, h * n_features
+    for j in range(n_features):
+        total += np.float64(row[j]) * shrink * hashes.directions[first + j]
     return total
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_cell(row, directions, offsets, h):  # int64
-    return np.int64(math.floor(exact_projection(row, 1.0, directions, h) + offsets[h]))
+def exact_cell(row, n_features, hashes, h):  # int64
+    return np.int64(math.floor(exact_projection(row, n_features, 1.0, hashes, h) + hashes.offsets[h]))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_shrink(row):  # the power of two that keeps sums over the row from overflowing: mostly 1
-    for x in row:
-        if abs(np.float64(x)) > HUGE:
+def exact_shrink(row, n_features):  # the power of two that keeps sums over the row from overflowing: mostly 1
+    for j in range(n_features):
+        if abs(np.float64(row[j])) > HUGE:
             return SHRINK
     return 1.0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_sign_code(row, directions, multipliers, shift, first_hash, last_hash):
-    code, shrink = shift, exact_shrink(row)
-    for h in range(first_hash, last_hash):
-        if exact_projection(row, shrink, directions, h) >= 0:
-            code += multipliers[0, h]
+def exact_sign_code(row, n_features, hashes, repetition):
+    code, first = hashes.shifts[repetition], repetition * hashes.per_repetition
+    shrink = exact_shrink(row, n_features)
+    for h in range(first, first + hashes.per_repetition):
+        if exact_projection(row, n_features, shrink, hashes, h) >= 0:
+            code += hashes.multipliers[h]
     return code
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_floor_code(row, directions, offsets, multipliers, shift, first_hash, last_hash):
-    code = shift
-    for h in range(first_hash, last_hash):
-        code += np.uint64(exact_cell(row, directions, offsets, h)) * multipliers[0, h]
+def exact_floor_code(row, n_features, hashes, repetition):
+    code, first = hashes.shifts[repetition], repetition * hashes.per_repetition
+    for h in range(first, first + hashes.per_repetition):
+        code += np.uint64(exact_cell(row, n_features, hashes, h)) * hashes.multipliers[h]
     return code
 
 

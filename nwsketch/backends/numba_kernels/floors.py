@@ -11,7 +11,7 @@ from numba import njit
 from nwsketch.backends.numba_kernels.exact import exact_cell
 from nwsketch.backends.numba_kernels.fixed_points import DIGITS, below, carry_margins, near_edges, point
 from nwsketch.backends.numba_kernels.join import to_bucket
-from nwsketch.backends.numba_kernels.panels import PADDING, PAIR, aligned, project_pair, project_pair_by_few
+from nwsketch.backends.numba_kernels.panels import PAIR, by_pointers, project_pair, project_pair_by_few
 from nwsketch.backends.numba_kernels.vectors import (
     LANES,
     ORDER,
@@ -23,8 +23,10 @@ from nwsketch.backends.numba_kernels.vectors import (
     least,
     lesser,
     load,
+    load_block,
     masked,
     multiply_add,
+    pointer,
     reals,
     shift_right,
     splat,
@@ -40,6 +42,7 @@ CENTER, N_DIGITS, DOUBTFUL, RULERS = 0, 1, 2, 3
 
 _0, _1, _ORDER, _LANES = np.uint64(0), np.uint64(1), np.uint64(ORDER), np.uint64(LANES)
 _BLOCK = np.uint64(ORDER * LANES)
+_CENTER, _N_DIGITS, _DOUBTFUL = (np.uint64(which) * _LANES for which in (CENTER, N_DIGITS, DOUBTFUL))
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -64,39 +67,125 @@ def _margins(norms, v, hashes, stack, n_buckets):
     return carry_margins(load(norms, np.uint64(v) * _LANES), by_norm, constant, n_buckets)
 
 
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _row(panels, v, i):  # pointer to row i of a panel
+    return pointer(panels.rows, np.uint64((v * LANES + i) * panels.n_features))
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _own_cell(rulers, hashes, stack, o, i, k, points):
+    # int64: the cell of row i by hash k of repetition o of a stack, and whether it is in doubt.
+    point = points[(k * ORDER + o) * LANES + i]
+    n_digits = rulers[N_DIGITS * LANES + i] - hashes.exponents[stack * hashes.n_blocks + k]
+    behind = point & ((np.uint32(1) << n_digits) - np.uint32(1))
+    cell = np.int64(point >> n_digits) - np.int64(rulers[CENTER * LANES + i] >> n_digits)
+    return cell, behind <= rulers[DOUBTFUL * LANES + i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _mend_block(panels, rulers, hashes, stack, v, k, points, joined):  # see mend_cells
+    block = stack * hashes.n_blocks + k
+    mask = below(load(rulers, _N_DIGITS) - splat(hashes.exponents[block]))
+    for o in range(min(ORDER, hashes.n_repetitions - stack * ORDER)):
+        own = load(points, np.uint64((k * ORDER + o) * LANES))
+        doubts = lanes_not_above(masked(own, mask), load(rulers, _DOUBTFUL))
+        for i in range(LANES if doubts != 0 else 0):
+            if doubts >> np.uint64(i) & _1 and panels.norms[v * LANES + i] > 0:
+                h = (stack * ORDER + o) * hashes.per_repetition + k
+                cell, _ = _own_cell(rulers, hashes, stack, o, i, k, points)
+                missing = exact_cell(_row(panels, v, i), panels.n_features, hashes, h) - cell
+                joined[o * LANES + i] += np.uint32(missing) * hashes.high_multipliers[block * ORDER + o]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _join_again(panels, rulers, hashes, stack, v, o, i, points):
+    # uint64: all bits of the joined cells of row i of a panel, of repetition o of a stack.
+    repetition = stack * ORDER + o
+    code = hashes.shifts[repetition]
+    for k in range(hashes.per_repetition):
+        h = repetition * hashes.per_repetition + k
+        cell, doubtful = _own_cell(rulers, hashes, stack, o, i, k, points)
+        if doubtful:
+            cell = exact_cell(_row(panels, v, i), panels.n_features, hashes, h)
+        code += np.uint64(cell) * hashes.multipliers[h]
+    return code
+
+
 def _flooring(project, by_few):
-    """Return hash_by_floors for few chunks, or for whatever there is, and for the function that projects.
-
-    Fixed points that few operations make are not kept in case any is in doubt, but made again then.
-    """
-
-    @njit(nogil=True, cache=True, error_model="numpy")
-    def make_points(features, n_columns, rulers, hashes, stack, v, points):
-        # Those of the panel's rows by all hashes of the stack.
-        center = _ruler(rulers, v, CENTER)
-        for k in range(0, hashes.n_blocks, PAIR):
-            block = stack * hashes.n_blocks + k
-            one, other = _starts(hashes, block), _starts(hashes, block + 1)
-            one, other = project(
-                one, other, features, v, n_columns, hashes.coefficients, block, hashes.by_chunk
-            )
-            store_block(points, np.uint64(k) * _BLOCK, _LANES, _fixed_points(center, one, hashes, block))
-            other = _fixed_points(center, other, hashes, block + 1)
-            store_block(points, np.uint64(k + 1) * _BLOCK, _LANES, other)
+    """Return hash_by_floors for few chunks, or for whatever there is, and for the function that projects."""
 
     @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-    def join_block(joined, nearest, projections, center, n_digits, mask, hashes, block, k, points):
-        # The joined cells of a block, and the least of what lies behind its points, or of what was less.
+    def project_blocks(features, n_columns, hashes, block, v):
+        one, other = _starts(hashes, block), _starts(hashes, block + 1)
+        return project(one, other, features, v, n_columns, hashes.coefficients, block, hashes.by_chunk)
+
+    @njit(nogil=True, cache=True, error_model="numpy", inline="always")
+    def join_block(joined, projections, center, n_digits, mask, hashes, block):
+        # The joined cells of a block, and the least of what lies behind its points.
         own = _fixed_points(center, projections, hashes, block)
         if by_few:
             cells = shift_right(own, block_of(n_digits))
         else:
-            store_block(points, np.uint64(k) * _BLOCK, _LANES, own)
             n_digits = n_digits - splat(hashes.exponents[np.uint64(block)])
             mask = below(n_digits)
             cells = subtract(shift_right(own, block_of(n_digits)), block_of(shift_right(center, n_digits)))
         multipliers = splat_block(hashes.high_multipliers, np.uint64(block) * _ORDER)
-        return multiply_add(cells, multipliers, joined), lesser(least(own, mask), nearest)
+        return multiply_add(cells, multipliers, joined), least(own, mask)
+
+    @njit(nogil=True, cache=True, error_model="numpy", inline="always")
+    def make_points(panels, rulers, hashes, stack, v, pair, points):  # those of the panel by two blocks
+        block, place = stack * hashes.n_blocks + pair * PAIR, np.uint64(pair * PAIR) * _BLOCK
+        center = load(rulers, _CENTER)
+        one, other = project_blocks(panels.features, panels.n_columns, hashes, block, v)
+        store_block(points, place, _LANES, _fixed_points(center, one, hashes, block))
+        store_block(points, place + _BLOCK, _LANES, _fixed_points(center, other, hashes, block + 1))
+
+    # What is rare is in functions of its own, lest registers be kept free for it. Points are not kept for it
+    # either, but made again.
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def mend_cells(
+        panels,
+        rulers,  # in   pointer: the panel's
+        hashes,
+        stack,
+        v,  # the panel
+        doubts,  # in   pointer, uint64: bit i of element k is 1 if a point of row i by block PAIR * k or the
+        # next is in doubt
+        points,  # scratch  pointer: n_blocks * ORDER * LANES uint32
+        joined,  # in/out  pointer, ORDER * LANES uint32: high halves of joined cells
+    ):
+        for pair in range(hashes.n_blocks // PAIR):
+            if doubts[pair] != 0:
+                make_points(panels, rulers, hashes, stack, v, pair, points)
+                for k in range(pair * PAIR, min((pair + 1) * PAIR, hashes.per_repetition)):
+                    _mend_block(panels, rulers, hashes, stack, v, k, points, joined)
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def mend_carries(
+        panels,
+        rulers,  # in   pointer: the panel's
+        margins,
+        hashes,
+        n_buckets,
+        stack,
+        first,
+        last,
+        v,  # the panel
+        points,  # scratch  as that of mend_cells
+        joined,  # in   pointer, ORDER * LANES uint32: high halves of joined cells
+        stride,  # codes of a repetition
+        codes,  # in/out  pointer: the panel's, of which those that may be others are mended
+    ):
+        for pair in range(hashes.n_blocks // PAIR):
+            make_points(panels, rulers, hashes, stack, v, pair, points)
+        for repetition in range(max(first, stack * ORDER), min(last, (stack + 1) * ORDER)):
+            o = repetition - stack * ORDER
+            doubts = near_edges(block_of(load(joined, np.uint64(o) * _LANES)), margins, n_buckets)
+            for i in range(min(LANES, panels.n_rows - v * LANES) if doubts != 0 else 0):
+                if doubts >> np.uint64(i) & _1 and panels.norms[v * LANES + i] > 0:
+                    code = _join_again(panels, rulers, hashes, stack, v, o, i, points)
+                    codes[(repetition - first) * stride + i] = to_bucket(code, n_buckets, True)
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def hash_by_floors(
@@ -105,7 +194,6 @@ def _flooring(project, by_few):
         norms,  # in   (n_panels * LANES,) float32
         rulers,  # in   (n_panels * RULERS * LANES,) uint32: see load_rulers
         hashes,  # see projection.Hashes
-        shifts,  # in   (n_repetitions,) uint64
         n_buckets,  # uint64
         stack,  # the ORDER repetitions wanted, ...
         first,  # ... but for those outside first <= repetition < last
@@ -114,33 +202,33 @@ def _flooring(project, by_few):
         codes,  # out  (last - first, n_rows) uint16 or uint32
     ):
         align_stack()
-        n_columns, n_blocks = features.size // norms.size, hashes.n_blocks
+        panels, n_blocks = by_pointers(rows, features, norms), hashes.n_blocks
         first_repetition = stack * ORDER
         all_codes, some_codes = codes.reshape(-1), np.empty(ORDER * LANES, codes.dtype)
-        points = aligned(np.empty(n_blocks * ORDER * LANES + PADDING, np.uint32))
+        doubts, points = np.empty(n_blocks // PAIR, np.uint64), np.empty(n_blocks * ORDER * LANES, np.uint32)
         sums = np.empty(ORDER * LANES, np.uint32)
         all_wanted = first <= first_repetition and first_repetition + ORDER <= last
         for v in range(norms.size // LANES):
             center, n_digits = _ruler(rulers, v, CENTER), _ruler(rulers, v, N_DIGITS)
-            mask = below(n_digits)
-            joined, nearest = splat_block(hashes.high_shifts, np.uint64(first_repetition)), mask
+            mask, doubtful, any_doubt = below(n_digits), _ruler(rulers, v, DOUBTFUL), _0
+            joined = splat_block(hashes.high_shifts, np.uint64(first_repetition))
             if by_few:  # what stands for zero is taken off at once
                 high_sums = splat_block(hashes.high_sums, np.uint64(first_repetition))
                 joined = multiply_add(block_of(shift_right(center, n_digits)), high_sums, joined)
-            for k in range(0, n_blocks, PAIR):
-                block = stack * n_blocks + k
-                one, other = _starts(hashes, block), _starts(hashes, block + 1)
-                one, other = project(
-                    one, other, features, v, n_columns, hashes.coefficients, block, hashes.by_chunk
-                )
-                joined, nearest = join_block(
-                    joined, nearest, one, center, n_digits, mask, hashes, block, k, points
-                )
-                joined, nearest = join_block(
-                    joined, nearest, other, center, n_digits, mask, hashes, block + 1, k + 1, points
-                )
-            doubts = lanes_not_above(nearest, _ruler(rulers, v, DOUBTFUL))
-            doubts |= near_edges(joined, _margins(norms, v, hashes, stack, n_buckets), n_buckets)
+            for pair in range(n_blocks // PAIR):
+                block = stack * n_blocks + pair * PAIR
+                one, other = project_blocks(features, panels.n_columns, hashes, block, v)
+                joined, near = join_block(joined, one, center, n_digits, mask, hashes, block)
+                joined, near_too = join_block(joined, other, center, n_digits, mask, hashes, block + 1)
+                doubts[np.uint64(pair)] = lanes_not_above(lesser(near, near_too), doubtful)
+                any_doubt |= doubts[np.uint64(pair)]
+            own_rulers = pointer(rulers, np.uint64(v * RULERS) * _LANES)
+            scratch, own_sums = pointer(points, _0), pointer(sums, _0)
+            if any_doubt != 0:
+                store_block(sums, _0, _LANES, joined)
+                own_doubts = pointer(doubts, _0)
+                mend_cells(panels, own_rulers, hashes, stack, v, own_doubts, scratch, own_sums)
+                joined = load_block(sums, _0, _LANES)
             if (v + 1) * LANES <= rows.shape[0] and all_wanted:
                 place = np.uint64((first_repetition - first) * codes.shape[1] + start + v * LANES)
                 store_buckets_of_high(all_codes, place, np.uint64(codes.shape[1]), joined, n_buckets)
@@ -150,88 +238,18 @@ def _flooring(project, by_few):
                     for i in range(min(LANES, rows.shape[0] - v * LANES)):
                         code = some_codes[(repetition - first_repetition) * LANES + i]
                         codes[repetition - first, start + v * LANES + i] = code
-            if doubts != 0:  # arrays one by one: a tuple of them takes a twentieth of the time of all panels
+            margins = _margins(norms, v, hashes, stack, n_buckets)
+            if near_edges(joined, margins, n_buckets) != 0:
                 store_block(sums, _0, _LANES, joined)
-                if by_few:
-                    make_points(features, n_columns, rulers, hashes, stack, v, points)
-                _mend(
-                    rows,
-                    norms,
-                    rulers,
-                    hashes,
-                    shifts,
-                    n_buckets,
-                    stack,
-                    first,
-                    last,
-                    start,
-                    v,
-                    sums,
-                    points,
-                    codes,
-                )
+                wanted = (n_buckets, stack, first, last)
+                own_codes = pointer(all_codes, np.uint64(start + v * LANES))
+                places = (scratch, own_sums, codes.shape[1], own_codes)
+                mend_carries(panels, own_rulers, margins, hashes, *wanted, v, *places)
 
     return hash_by_floors
 
 
 hash_by_floors, hash_by_floors_by_few = _flooring(project_pair, False), _flooring(project_pair_by_few, True)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _mend(
-    rows,  # in   see hash_by_floors
-    norms,
-    rulers,
-    hashes,
-    shifts,
-    n_buckets,
-    stack,
-    first,
-    last,
-    start,
-    v,  # the panel
-    joined,  # in   (ORDER * LANES,) uint32: high halves of its joined cells
-    points,  # in   (n_blocks * ORDER * LANES,) uint32: its fixed points
-    codes,  # in/out  those that may be others are mended
-):
-    # In a function of its own, lest registers be kept free for what is rare.
-    n_digits, doubtful = _ruler(rulers, v, N_DIGITS), _ruler(rulers, v, DOUBTFUL)
-    margins = _margins(norms, v, hashes, stack, n_buckets)
-    for repetition in range(max(first, stack * ORDER), min(last, (stack + 1) * ORDER)):
-        o = np.uint64(repetition - stack * ORDER)
-        nearest = below(n_digits)
-        for k in range(hashes.per_repetition):
-            exponent = splat(hashes.exponents[np.uint64(stack * hashes.n_blocks + k)])
-            own = load(points, (np.uint64(k) * _ORDER + o) * _LANES)
-            nearest = lesser(masked(own, below(n_digits - exponent)), nearest)
-        doubts = lanes_not_above(nearest, doubtful)
-        doubts |= near_edges(block_of(load(joined, o * _LANES)), margins, n_buckets)
-        for i in range(min(LANES, rows.shape[0] - v * LANES) if doubts != 0 else 0):
-            if doubts >> np.uint64(i) & _1 and norms[v * LANES + i] > 0:
-                row, ruler = rows[v * LANES + i], rulers[v * RULERS * LANES + i :: LANES]
-                own_points = points[np.int64(o) * LANES + i :: ORDER * LANES]
-                code = _join_again(row, ruler, own_points, hashes, repetition, shifts[repetition])
-                codes[repetition - first, start + v * LANES + i] = to_bucket(code, n_buckets, True)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _join_again(
-    row,
-    ruler,  # in   (>= RULERS,) uint32: see load_rulers
-    points,  # in   (>= n_blocks,) uint32: the row's fixed points, of this repetition
-    hashes,
-    repetition,
-    code,  # what cells are added to
-):  # uint64
-    for k in range(hashes.per_repetition):
-        h = repetition * hashes.per_repetition + k
-        n_digits = ruler[N_DIGITS] - hashes.exponents[repetition // ORDER * hashes.n_blocks + k]
-        if points[k] & ((np.uint32(1) << n_digits) - np.uint32(1)) > ruler[DOUBTFUL]:
-            cell = np.int64(points[k] >> n_digits) - np.int64(ruler[CENTER] >> n_digits)
-        else:
-            cell = exact_cell(row, hashes.directions, hashes.offsets, h)
-        code += np.uint64(cell) * hashes.multipliers[0, h]
-    return code
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

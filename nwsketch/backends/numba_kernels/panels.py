@@ -8,6 +8,7 @@ multiply-adds and 3 additions per row and hash instead of d. (tests/benchmarks/k
 """
 
 import math
+from collections import namedtuple
 
 import numpy as np
 from numba import njit
@@ -21,6 +22,7 @@ from nwsketch.backends.numba_kernels.vectors import (
     load,
     load_block,
     multiply_add,
+    pointer,
     splat,
     splat_block,
     store_block,
@@ -37,6 +39,9 @@ SMALLEST_NORM = 1e-25
 #: take twice as long.
 PADDING = 16
 
+#: Panels by pointers: as they are handed to what is called for a few of their codes.
+Panels = namedtuple("Panels", "rows n_rows n_features features n_columns norms")
+
 _CHUNK = np.uint64(ORDER * LANES)  # floats of a chunk of features, of a panel
 _0, _ORDER, _LANES = np.uint64(0), np.uint64(ORDER), np.uint64(LANES)
 
@@ -45,6 +50,18 @@ _0, _ORDER, _LANES = np.uint64(0), np.uint64(ORDER), np.uint64(LANES)
 def aligned(buffer):  # all but PADDING elements, from the beginning of a cache line on
     start = (-buffer.ctypes.data % 64) // buffer.itemsize
     return buffer[start : start + buffer.size - PADDING]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def by_pointers(
+    rows,  # in   (n_rows, n_features): those of the panels
+    features,  # in   (n_panels * n_columns * LANES,) float32: see load_panel
+    norms,  # in   (n_panels * LANES,) float32
+):
+    n_columns = features.size // norms.size
+    return Panels(
+        pointer(rows, _0), rows.shape[0], rows.shape[1], pointer(features, _0), n_columns, pointer(norms, _0)
+    )
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")

@@ -19,19 +19,21 @@ from nwsketch.backends.numba_kernels.floors import RULERS, hash_by_floors, hash_
 from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
 from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, PADDING, aligned, load_panel
 from nwsketch.backends.numba_kernels.signs import WORD, join_signs, pack_signs, pack_signs_by_few
-from nwsketch.backends.numba_kernels.vectors import LANES, ORDER
+from nwsketch.backends.numba_kernels.vectors import LANES, ORDER, pointer
 
 #: Panels that are loaded before any is hashed, if their features take at most so many floats: a repetition's
 #: codes are written in longer pieces then. A few bytes here and there would cost much of the time.
 PANELS, LOADED_FLOATS = 32, 2**16
 
-#: The arguments of projection_codes that tell what is hashed; ``n_blocks`` and ``per_repetition`` are the
-#: blocks of a stack and the hashes of a repetition.
+#: The arguments of projection_codes that tell what is hashed, arrays by pointers; ``n_blocks`` and
+#: ``per_repetition`` are the blocks of a stack and the hashes of a repetition.
 Hashes = namedtuple(
     "Hashes",
     "directions coefficients lengths starts high_multipliers high_shifts high_sums carries exponents errors "
-    "by_chunk offsets multipliers n_blocks per_repetition n_repetitions",
+    "offsets multipliers shifts by_chunk n_blocks per_repetition n_repetitions",
 )
+
+_0 = np.uint64(0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -70,19 +72,20 @@ def projection_codes(
 ):
     n_stacks = -(-shifts.size // ORDER)
     hashes = Hashes(
-        directions,
-        coefficients,
-        lengths,
-        starts,
-        high_multipliers,
-        high_shifts,
-        high_sums,
-        carries,
-        exponents,
-        errors,
+        pointer(directions, _0),
+        pointer(coefficients, _0),
+        pointer(lengths, _0),
+        pointer(starts, _0),
+        pointer(high_multipliers, _0),
+        pointer(high_shifts, _0),
+        pointer(high_sums, _0),
+        pointer(carries, _0),
+        pointer(exponents, _0),
+        pointer(errors, _0),
+        pointer(offsets, _0),
+        pointer(multipliers, _0),
+        pointer(shifts, _0),
         by_chunk,
-        offsets,
-        multipliers,
         errors.size // n_stacks,
         directions.shape[1] // shifts.size,
         shifts.size,
@@ -138,13 +141,12 @@ def projection_codes(
             else:
                 wanted = (n_buckets, stack, first, last, start, codes)
                 if by_few:
-                    hash_by_floors_by_few(own_rows, features, norms, rulers, hashes, shifts, *wanted)
+                    hash_by_floors_by_few(own_rows, features, norms, rulers, hashes, *wanted)
                 else:
-                    hash_by_floors(own_rows, features, norms, rulers, hashes, shifts, *wanted)
+                    hash_by_floors(own_rows, features, norms, rulers, hashes, *wanted)
         for i in range(size):
             if in_float64[i]:
-                own_codes = codes[:, start + i]
-                _hash_exactly(rows[start + i], hashes, signs, shifts, n_buckets, rehashed, first, own_codes)
+                _hash_exactly(rows[start + i], hashes, signs, n_buckets, rehashed, first, codes[:, start + i])
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -154,13 +156,11 @@ def _copy(words, codes):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _hash_exactly(row, hashes, signs, shifts, n_buckets, rehashed, first, codes):
+def _hash_exactly(row, hashes, signs, n_buckets, rehashed, first, codes):
     # In float64, a row that float32 is of no use for; codes of the repetitions from ``first`` on.
     for k in range(codes.size):
-        h, shift = (first + k) * hashes.per_repetition, shifts[first + k]
-        end = h + hashes.per_repetition
         if signs:
-            code = exact_sign_code(row, hashes.directions, hashes.multipliers, shift, h, end)
+            code = exact_sign_code(pointer(row, _0), row.size, hashes, first + k)
         else:
-            code = exact_floor_code(row, hashes.directions, hashes.offsets, hashes.multipliers, shift, h, end)
+            code = exact_floor_code(pointer(row, _0), row.size, hashes, first + k)
         codes[k] = to_bucket(code, n_buckets, rehashed)

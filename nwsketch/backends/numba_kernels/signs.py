@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from nwsketch.backends.numba_kernels.exact import exact_projection, exact_shrink
-from nwsketch.backends.numba_kernels.panels import PAIR, project_pair, project_pair_by_few
+from nwsketch.backends.numba_kernels.panels import PAIR, by_pointers, project_pair, project_pair_by_few
 from nwsketch.backends.numba_kernels.vectors import (
     LANES,
     ORDER,
@@ -19,6 +19,7 @@ from nwsketch.backends.numba_kernels.vectors import (
     load,
     multiply_add,
     opposite_bits,
+    pointer,
     reals,
     shift_in_signs,
     splat,
@@ -56,7 +57,8 @@ def _packing(project):
         mask = block_of(splat(np.uint32((np.uint64(1) << np.uint64(n_bits)) - np.uint64(1))))
         top = n_bits + n_bits % PAIR - PAIR  # a block that is one too many is a copy, and masked away
         nothing = block_of(splat(np.float32(0)))
-        coefficients, errors, doubts = hashes.coefficients, hashes.errors, np.empty(WORD, np.uint64)
+        coefficients, errors, panels = hashes.coefficients, hashes.errors, by_pointers(rows, features, norms)
+        doubts, projections = np.empty(WORD, np.uint64), np.empty(PAIR * ORDER * LANES, np.float32)
         for v in range(norms.size // LANES):
             i = np.uint64(v) * _LANES
             row_norms = load(norms, i)
@@ -74,7 +76,8 @@ def _packing(project):
                 any_doubt |= doubts[np.uint64(k)]
             store_block(words, i, n_rows, opposite_bits(signs, mask))
             if any_doubt != 0:
-                _mend(rows, features, norms, hashes, stack, v, doubts, first, n_bits, words)
+                doubtful, scratch = pointer(doubts, _0), pointer(projections, _0)
+                _mend(panels, n_rows, hashes, stack, v, doubtful, first, n_bits, scratch, pointer(words, i))
 
     return pack_signs
 
@@ -84,45 +87,50 @@ pack_signs, pack_signs_by_few = _packing(project_pair), _packing(project_pair_by
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _mend(
-    rows,
-    features,
-    norms,
+    panels,
+    stride,  # words of a repetition
     hashes,
     stack,
     v,  # the panel
-    doubts,  # in   (>= n_bits,) uint64: bit i of element k is 1 if of the panel's row i a projection by hash
+    doubts,  # in   pointer, uint64: bit i of element k is 1 if of the panel's row i a projection by hash
     # first + k or first + k + 1 lies within its error of zero; one element for every PAIR
     first,
     n_bits,  # hashes wanted of each repetition
-    words,  # in/out  (ORDER * n_panels * LANES,) uint32: bits are turned where signs were wrong
+    projections,  # scratch  pointer: PAIR * ORDER * LANES float32
+    words,  # in/out  pointer, uint32: the panel's; bits are turned where signs were wrong
 ):
     # In a function of its own, lest registers be kept free for what is rare: projections are made again.
-    projections = np.empty(PAIR * ORDER * LANES, np.float32)
     nothing = block_of(splat(np.float32(0)))
-    n_columns = features.size // norms.size
     for pair in range(0, n_bits, PAIR):
         if doubts[pair] == 0:
             continue
         block = stack * hashes.n_blocks + first + pair
         one, other = project_pair(
-            nothing, nothing, features, v, n_columns, hashes.coefficients, block, hashes.by_chunk
+            nothing,
+            nothing,
+            panels.features,
+            v,
+            panels.n_columns,
+            hashes.coefficients,
+            block,
+            hashes.by_chunk,
         )
         store_block(projections, _0, _LANES, one)
         store_block(projections, _ORDER * _LANES, _LANES, other)
-        for i in range(min(LANES, rows.shape[0] - v * LANES)):
+        for i in range(min(LANES, panels.n_rows - v * LANES)):
             if not doubts[pair] >> np.uint64(i) & _1:
                 continue
-            row, norm = rows[v * LANES + i], norms[v * LANES + i]
-            shrink = exact_shrink(row)
+            row = pointer(panels.rows, np.uint64((v * LANES + i) * panels.n_features))
+            shrink, norm = exact_shrink(row, panels.n_features), panels.norms[v * LANES + i]
             for k in range(min(PAIR, n_bits - pair)):
                 for o in range(min(ORDER, hashes.n_repetitions - stack * ORDER)):
                     z = projections[(k * ORDER + o) * LANES + i]
                     if abs(z) > norm * hashes.errors[block + k]:
                         continue
                     h = (stack * ORDER + o) * hashes.per_repetition + first + pair + k
-                    exact = exact_projection(row, shrink, hashes.directions, h)
+                    exact = exact_projection(row, panels.n_features, shrink, hashes, h)
                     if (exact >= 0) != (math.copysign(1.0, z) > 0):
-                        words[o * norms.size + v * LANES + i] ^= np.uint32(1) << np.uint32(pair + k)
+                        words[np.uint64(o) * stride + np.uint64(i)] ^= np.uint32(1) << np.uint32(pair + k)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -137,7 +145,7 @@ def join_signs(
     n_rows = words.size // ORDER
     for o in range(min(ORDER, hashes.n_repetitions - stack * ORDER)):
         for k in range(first, last):
-            multiplier = hashes.multipliers[0, (stack * ORDER + o) * hashes.per_repetition + k]
+            multiplier = hashes.multipliers[(stack * ORDER + o) * hashes.per_repetition + k]
             bit = np.uint32(1) << np.uint32(k - first)
             for i in range(np.uint64(o * n_rows), np.uint64((o + 1) * n_rows)):
                 joined[i] += multiplier if words[i] & bit else multiplier ^ multiplier

@@ -42,7 +42,7 @@ def sparse_projection_codes(
         for i in range(size):
             projections[:] = 0.0
             columns = range(indptr[start + i], indptr[start + i + 1])
-            shrink = exact_shrink(data[columns.start : columns.stop]) if signs else 1.0
+            shrink = exact_shrink(data[columns.start : columns.stop], len(columns)) if signs else 1.0
             for position in columns:
                 own = directions[indices[position], first_hash:last_hash]
                 _add_feature(data[position] * shrink, own, projections)

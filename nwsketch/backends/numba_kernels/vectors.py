@@ -2,8 +2,8 @@
 
 LLVM turns a loop over rows into vector code by itself, but not one with another loop inside it, whose sums
 then travel through memory. Here a vector is a value like a number, to be used inside whatever loops: loaded
-from flat arrays, so many rows at a time, and stored there. A register holds as many float32; of larger
-numbers LLVM takes two.
+from flat arrays or by pointers, so many rows at a time, and stored there. A register holds as many float32;
+of larger numbers LLVM takes two.
 
 A tuple of eight vectors is a block. Functions take vectors or blocks, element by element; so do ``+``, ``-``
 and ``*``, but of vectors alone. Nothing is fused or reordered but by :func:`multiply_add`.
@@ -107,9 +107,16 @@ def _splat(builder: Any, number: Any, n_lanes: int = LANES) -> Any:
     return builder.shuffle_vector(first, nothing, zeros)
 
 
+def _data(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    """Return where the elements of an array lie, or those that there is a pointer to."""
+    if isinstance(array_type, types.CPointer):
+        return array
+    return context.make_array(array_type)(context, builder, array).data
+
+
 def _places(context: Any, builder: Any, array_type: Any, array: Any, index: Any, stride: Any = None) -> Any:
     """Return pointers to vectors of a flat array: to the one at an index, or to a block's."""
-    data = context.make_array(array_type)(context, builder, array).data
+    data = _data(context, builder, array_type, array)
     kind = _as_llvm(Vector(array_type.dtype)).as_pointer()
     steps = [_INDEX(0)] if stride is None else [builder.mul(stride, _INDEX(o)) for o in range(ORDER)]
     return [builder.bitcast(builder.gep(data, [builder.add(index, step)]), kind) for step in steps]
@@ -125,6 +132,16 @@ def align_stack(typing):
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@intrinsic
+def pointer(typing, array, index):  # to an element of a contiguous array, counted as they lie in memory
+    # References to arrays are counted, by an instruction that no other core may interfere with and for every
+    # array of a tuple, whenever a function is entered; a pointer is a number, and keeps nothing alive.
+    def generate(context, builder, signature, arguments):
+        return builder.gep(_data(context, builder, signature.args[0], arguments[0]), [arguments[1]])
+
+    return types.CPointer(array.dtype)(array, types.uint64), generate
 
 
 # -- from memory and back -------------------------------------------------------------------------
@@ -178,7 +195,7 @@ def splat(typing, number):  # a vector of equal numbers
 @intrinsic
 def splat_block(typing, array, index):  # vector o of the block is LANES times array[index + o]
     def generate(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        data = _data(context, builder, signature.args[0], arguments[0])
         places = [builder.gep(data, [builder.add(arguments[1], _INDEX(o))]) for o in range(ORDER)]
         vectors = [_splat(builder, builder.load(place)) for place in places]
         return context.make_tuple(builder, signature.return_type, vectors)
@@ -198,7 +215,7 @@ def block_of(typing, vector):  # eight times the same vector
 def add_pair(typing, array, index, others, other_index):  # array[index : index + 2] += others[... : ... + 2]
     def generate(context, builder, signature, arguments):
         def place(number):
-            data = context.make_array(signature.args[number])(context, builder, arguments[number]).data
+            data = _data(context, builder, signature.args[number], arguments[number])
             pair = ir.VectorType(_ELEMENTS[array.dtype], 2)
             return builder.bitcast(builder.gep(data, [arguments[number + 1]]), pair.as_pointer())
 
@@ -254,7 +271,7 @@ def add_products(typing, one, other, array, index, stride, coefficients, j, dist
     # and times coefficients[j + distance + o]. A vector is loaded when it is needed, for registers are few.
     def generate(context, builder, signature, arguments):
         one, other, vectors, index, stride, factors, j, distance = arguments
-        data = context.make_array(signature.args[5])(context, builder, factors).data
+        data = _data(context, builder, signature.args[5], factors)
         places = _places(context, builder, signature.args[2], vectors, index, stride)
         sums = [cgutils.unpack_tuple(builder, block) for block in (one, other)]
         for o, place in enumerate(places):
