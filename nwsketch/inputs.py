@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 
 from nwsketch.hashing import LARGEST_CELL
+from nwsketch.magnitudes import all_finite, largest_magnitude
 
 Array = NDArray[np.float64]
 
@@ -67,7 +68,7 @@ def check_rows(X: Any, n_features: int) -> Any:
     _require_real("X", X.dtype)
     if X.dtype not in (np.float32, np.float64):
         X = X.astype(np.float64)
-    if not np.isfinite(X.data if sparse else X).all():
+    if not all_finite(X.data if sparse else X):
         raise not_finite("X")
     return X
 
@@ -122,7 +123,7 @@ def check_targets(y: ArrayLike, n_rows: int, n_outputs: int) -> Array:
             f"y has shape {shape}, but X has {n_rows} rows and the sketch {n_outputs} outputs: give y as "
             f"({n_rows}, {n_outputs})."
         )
-    if not np.isfinite(targets).all():
+    if not all_finite(targets):
         raise not_finite("y")
     return targets
 
@@ -133,7 +134,7 @@ def check_weights(sample_weight: ArrayLike, n_rows: int, remedy: str = FORGET) -
     if weights.shape != (n_rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}: give one weight per row, ({n_rows},).")
     if weights.size:
-        check_least_weight(weights.min(), bool(np.isfinite(weights).all()), remedy)
+        check_least_weight(weights.min(), all_finite(weights), remedy)
     return weights
 
 
@@ -173,11 +174,6 @@ def check_largest_sum(target: float, weight: float) -> None:
             f"Sums of sample_weight and of sample_weight * y could reach {largest:.3g} and overflow: divide "
             "sample_weight, or y, by a large number."
         )
-
-
-def largest_magnitude(values: NDArray[Any]) -> float:
-    """Return the largest magnitude of at least one value; NaN if there is one."""
-    return max(float(values.max()), -float(values.min()))
 
 
 def _total(weights: Array) -> float:

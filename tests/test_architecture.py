@@ -26,6 +26,7 @@ HEIGHTS = {
     "backends": 0,
     "tensors": 0,
     "exact_kernels": 0,
+    "magnitudes": 0,
     "progress": 0,
     "proportions_kernels": 0,
     "sketch": 1,

@@ -38,6 +38,8 @@ BLOCK_SIZE, BLOCK_ROWS = 2**23, 2**17
 SERIAL_SIZE = 2**13
 #: A thread takes about so many pieces of its work, one after the other, but none of fewer codes.
 PIECES, PIECE_SIZE = 6, 2**18
+#: Float64 values in a page: memory is mapped page by page, when it is first written to.
+PAGE = 2**9
 #: The codes of rows that are hashed again and again are kept if they take at most as many bytes.
 KEPT_BYTES = 2**31
 
@@ -121,7 +123,7 @@ class NumbaBackend:
         on the way leaves ``state`` as it was.
         """
         if X.shape[0] < min(self._plan.n_buckets, self._block_rows(X)):
-            values = _values(y, weights, 1.0)
+            values = self.values(y, weights)
             codes = self._block_codes(X, n_threads)
             if self.is_shared(state):
                 state = State(state.tables.copy(), state.totals.copy())
@@ -133,7 +135,7 @@ class NumbaBackend:
             if progress is not None:
                 progress(X.shape[0])
             return state
-        if state.n_rows == 0 and state.weight_ever_added == 0:
+        if _is_new(state):
             state = self.empty_state(y.shape[1])
         else:
             state = State(state.tables.copy(), state.totals.copy())
@@ -172,7 +174,9 @@ class NumbaBackend:
 
     def values(self, y: Array, weights: Array | None) -> Array:
         """Return what every row adds to its cells: (n_samples, n_outputs + 1)."""
-        return _values(y, weights, 1.0)
+        values = np.empty((y.shape[0], y.shape[1] + 1))
+        _fill_values(y, weights, 1.0, values)
+        return values
 
     def codes_on_host(self, X: Any) -> Codes:
         """Hash rows on the host; every row is here already."""
@@ -241,18 +245,24 @@ class NumbaBackend:
         n_rows = min(self._block_rows(X), X.shape[0])
         return np.empty(self._plan.n_repetitions * n_rows, dtype=self._hasher.code_type)
 
-    def _block_codes(self, X: Any, n_threads: int, scratch: CodeArray | None = None) -> CodeArray:
-        """Hash a block of rows, into ``scratch`` if that is given."""
+    def _block_codes(
+        self,
+        X: Any,
+        n_threads: int,
+        scratch: CodeArray | None = None,
+        prepare: Callable[[int, int], None] | None = None,
+    ) -> CodeArray:
+        """Hash a block of rows, into ``scratch`` if that is given; whoever hashes rows prepares them, too."""
         rows, n_repetitions = self._hasher.prepare(X), self._plan.n_repetitions
         scratch = self._scratch(X) if scratch is None else scratch
         codes = scratch[: n_repetitions * X.shape[0]].reshape(n_repetitions, X.shape[0])
-        self._run(
-            lambda begin, end: self._hasher.hash(rows, begin, end, 0, n_repetitions, codes),
-            X.shape[0],
-            X.shape[0],
-            n_threads,
-            in_pieces=True,
-        )
+
+        def hash_rows(begin: int, end: int) -> None:
+            if prepare is not None:
+                prepare(begin, end)
+            self._hasher.hash(rows, begin, end, 0, n_repetitions, codes)
+
+        self._run(hash_rows, X.shape[0], X.shape[0], n_threads, in_pieces=True)
         return codes
 
     def _accumulate(
@@ -267,17 +277,43 @@ class NumbaBackend:
     ) -> None:
         """Add rows (``sign`` 1) to a state that nobody else sees, or take them away (-1)."""
         scratch = self._scratch(X)
-        for rows in self._blocks(X):
-            codes = self._block_codes(X[rows], n_threads, scratch)
-            values = _values(y[rows], None if weights is None else weights[rows], sign)
-
-            def learn(first: int, last: int, codes: CodeArray = codes, values: Array = values) -> None:
-                accumulate(codes[first:last], values, first, state.tables)
-
-            self._run(learn, self._plan.n_repetitions, len(values), n_threads, in_pieces=True)
-            accumulate_totals(values, sign, state.totals)
+        values = np.empty((min(self._block_rows(X), X.shape[0]), y.shape[1] + 1))
+        for block in self._blocks(X):
+            own_weights, n_rows = None if weights is None else weights[block], block.stop - block.start
+            self._accumulate_block(
+                state, X[block], y[block], own_weights, sign, n_threads, scratch, values[:n_rows]
+            )
             if progress is not None:
-                progress(len(values))
+                progress(n_rows)
+
+    def _accumulate_block(
+        self,
+        state: State,
+        X: Any,
+        y: Array,
+        weights: Array | None,
+        sign: float,
+        n_threads: int,
+        scratch: CodeArray,
+        values: Array,
+    ) -> None:
+        is_new, n_repetitions = _is_new(state), self._plan.n_repetitions
+
+        def prepare(begin: int, end: int) -> None:
+            # While others hash, one maps the memory of new tables: two at once, adding, would take longer.
+            if is_new and begin == 0:
+                state.tables.reshape(-1)[::PAGE] = 0.0
+            rows = slice(begin, end)
+            _fill_values(y[rows], None if weights is None else weights[rows], sign, values[rows])
+
+        codes = self._block_codes(X, n_threads, scratch, prepare)
+
+        def learn(first: int, last: int) -> None:
+            accumulate(codes[first:last], values, first, state.tables)
+            if first == 0:
+                accumulate_totals(values, sign, state.totals)
+
+        self._run(learn, n_repetitions, X.shape[0], n_threads, in_pieces=True)
 
 
 class HashedRows:
@@ -317,9 +353,12 @@ class HashedRows:
             yield first, codes
 
 
-def _values(y: Array, weights: Array | None, sign: float) -> Array:
-    """Return what a row adds to its cells: weight * targets and, last, the weight."""
-    values = np.empty((y.shape[0], y.shape[1] + 1))
+def _is_new(state: State) -> bool:
+    """Return whether no row was ever added."""
+    return state.n_rows == 0 and state.weight_ever_added == 0
+
+
+def _fill_values(y: Array, weights: Array | None, sign: float, values: Array) -> None:
+    """Fill in what rows add to their cells: weight * targets and, last, the weight."""
     values[:, -1] = sign if weights is None else sign * weights
     np.multiply(y, values[:, -1:], out=values[:, :-1])
-    return values
