@@ -29,8 +29,8 @@ def all_finite(values: NDArray[Any]) -> bool:
 
 def largest_magnitude(values: NDArray[Any]) -> float:
     """Return the largest magnitude of at least one value; NaN if there is one."""
-    integer = INTEGERS.get(values.dtype)
-    if integer is None or values.size < MANY or not values.flags.forc:
+    integer = INTEGERS.get(values.dtype) if values.size >= MANY else None
+    if integer is None or not values.flags.forc:
         return max(float(values.max()), -float(values.min()))
     unsigned = np.array([np.iinfo(integer).max >> 1], integer)
     largest = _largest_bits(values.ravel(order="K").view(integer), unsigned[0])

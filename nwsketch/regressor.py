@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, Self, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -601,6 +600,8 @@ default="scale"
         -------
         float
         """
+        from sklearn.metrics import r2_score  # here, as it takes a while
+
         predictions = to_host(self.predict(X))
         return float(r2_score(to_host(y), predictions, sample_weight=to_host(sample_weight)))
 
