@@ -11,7 +11,14 @@ from numba import njit
 from nwsketch.backends.numba_kernels.exact import exact_cell
 from nwsketch.backends.numba_kernels.fixed_points import DIGITS, below, carry_margins, near_edges, point
 from nwsketch.backends.numba_kernels.join import to_bucket
-from nwsketch.backends.numba_kernels.panels import PAIR, by_pointers, project_pair, project_pair_by_few
+from nwsketch.backends.numba_kernels.panels import (
+    PADDING,
+    PAIR,
+    aligned,
+    by_pointers,
+    project_pair,
+    project_pair_by_few,
+)
 from nwsketch.backends.numba_kernels.vectors import (
     LANES,
     ORDER,
@@ -120,12 +127,13 @@ def _flooring(project, by_few):
         return project(one, other, features, v, n_columns, hashes.coefficients, block, hashes.by_chunk)
 
     @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-    def join_block(joined, projections, center, n_digits, mask, hashes, block):
+    def join_block(joined, projections, center, n_digits, mask, hashes, block, k, points):
         # The joined cells of a block, and the least of what lies behind its points.
         own = _fixed_points(center, projections, hashes, block)
         if by_few:
             cells = shift_right(own, block_of(n_digits))
         else:
+            store_block(points, np.uint64(k) * _BLOCK, _LANES, own)
             n_digits = n_digits - splat(hashes.exponents[np.uint64(block)])
             mask = below(n_digits)
             cells = subtract(shift_right(own, block_of(n_digits)), block_of(shift_right(center, n_digits)))
@@ -140,8 +148,8 @@ def _flooring(project, by_few):
         store_block(points, place, _LANES, _fixed_points(center, one, hashes, block))
         store_block(points, place + _BLOCK, _LANES, _fixed_points(center, other, hashes, block + 1))
 
-    # What is rare is in functions of its own, lest registers be kept free for it. Points are not kept for it
-    # either, but made again.
+    # What is rare is in functions of its own, lest registers be kept free for it. Points that few operations
+    # make are not kept for it either, but made again.
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def mend_cells(
@@ -152,12 +160,13 @@ def _flooring(project, by_few):
         v,  # the panel
         doubts,  # in   pointer, uint64: bit i of element k is 1 if a point of row i by block PAIR * k or the
         # next is in doubt
-        points,  # scratch  pointer: n_blocks * ORDER * LANES uint32
+        points,  # scratch, or in  pointer: n_blocks * ORDER * LANES uint32, those by few chunks made here
         joined,  # in/out  pointer, ORDER * LANES uint32: high halves of joined cells
     ):
         for pair in range(hashes.n_blocks // PAIR):
             if doubts[pair] != 0:
-                make_points(panels, rulers, hashes, stack, v, pair, points)
+                if by_few:
+                    make_points(panels, rulers, hashes, stack, v, pair, points)
                 for k in range(pair * PAIR, min((pair + 1) * PAIR, hashes.per_repetition)):
                     _mend_block(panels, rulers, hashes, stack, v, k, points, joined)
 
@@ -177,8 +186,9 @@ def _flooring(project, by_few):
         stride,  # codes of a repetition
         codes,  # in/out  pointer: the panel's, of which those that may be others are mended
     ):
-        for pair in range(hashes.n_blocks // PAIR):
-            make_points(panels, rulers, hashes, stack, v, pair, points)
+        if by_few:
+            for pair in range(hashes.n_blocks // PAIR):
+                make_points(panels, rulers, hashes, stack, v, pair, points)
         for repetition in range(max(first, stack * ORDER), min(last, (stack + 1) * ORDER)):
             o = repetition - stack * ORDER
             doubts = near_edges(block_of(load(joined, np.uint64(o) * _LANES)), margins, n_buckets)
@@ -205,7 +215,8 @@ def _flooring(project, by_few):
         panels, n_blocks = by_pointers(rows, features, norms), hashes.n_blocks
         first_repetition = stack * ORDER
         all_codes, some_codes = codes.reshape(-1), np.empty(ORDER * LANES, codes.dtype)
-        doubts, points = np.empty(n_blocks // PAIR, np.uint64), np.empty(n_blocks * ORDER * LANES, np.uint32)
+        points = aligned(np.empty(n_blocks * ORDER * LANES + PADDING, np.uint32))
+        doubts = np.empty(n_blocks // PAIR, np.uint64)
         sums = np.empty(ORDER * LANES, np.uint32)
         all_wanted = first <= first_repetition and first_repetition + ORDER <= last
         for v in range(norms.size // LANES):
@@ -218,8 +229,11 @@ def _flooring(project, by_few):
             for pair in range(n_blocks // PAIR):
                 block = stack * n_blocks + pair * PAIR
                 one, other = project_blocks(features, panels.n_columns, hashes, block, v)
-                joined, near = join_block(joined, one, center, n_digits, mask, hashes, block)
-                joined, near_too = join_block(joined, other, center, n_digits, mask, hashes, block + 1)
+                k = pair * PAIR
+                joined, near = join_block(joined, one, center, n_digits, mask, hashes, block, k, points)
+                joined, near_too = join_block(
+                    joined, other, center, n_digits, mask, hashes, block + 1, k + 1, points
+                )
                 doubts[np.uint64(pair)] = lanes_not_above(lesser(near, near_too), doubtful)
                 any_doubt |= doubts[np.uint64(pair)]
             own_rulers = pointer(rulers, np.uint64(v * RULERS) * _LANES)
