@@ -187,8 +187,8 @@ def ratios(
     """
     answers = np.empty((*sums.shape[:2], sums.shape[2] - 1))
     divide(
-        sums,
-        squares,
+        np.ascontiguousarray(sums),
+        np.ascontiguousarray(squares),
         totals.reshape(-1, sums.shape[2]),
         n_repetitions,
         float(n_buckets or np.inf),

@@ -4,6 +4,7 @@
 - adding to and reading from tables, beside the same loops without streaming each table in first, and
   reading from a copy of the tables in float32, with how many rows must be read before the copy has paid;
 - the largest magnitude in 2^22 numbers, beside what NumPy takes for a sum, and for a maximum and a minimum;
+- answers from sums, of one target, which have a loop of their own, and of two;
 - the exact estimator, Laplacian kernel, 10 features: nanoseconds per pair of rows.
 
 Medians of seven calls, each after an untimed one.
@@ -23,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from nwsketch import NadarayaWatsonRegressor
 from nwsketch.backends import get_backend
+from nwsketch.backends.aggregation import ratios
 from nwsketch.backends.numba_kernels.tables import accumulate, look_up
 from nwsketch.hashing import HashPlan, get_family
 from nwsketch.magnitudes import largest_magnitude
@@ -133,6 +135,19 @@ def magnitudes(n_values):
         print(f"{np.dtype(dtype).name:24s} {numbers}", flush=True)
 
 
+def answers(n_rows):
+    rng = np.random.default_rng(0)
+    numbers = []
+    for n_targets in (1, 2):
+        counts = rng.integers(1, 1000, (n_rows, 1, 1)).astype(np.float64)
+        sums = np.concatenate([counts * rng.standard_normal((n_rows, 1, n_targets)), counts], axis=2)
+        arguments = {"n_repetitions": 128, "n_buckets": 2**14, "unit": 1.0, "tolerance": 0.0}
+        ask = partial(ratios, sums, counts[:, 0] ** 2 / 100, sums.sum(axis=(0, 1)), **arguments)
+        numbers.append(nanoseconds(ask, n_rows))
+    titles = f"{'1 target':>9s} {'2 targets':>9s}"
+    print(f"\n{'answers, ns per row':24s} {titles}\n{'':24s} {numbers[0]:9.2f} {numbers[1]:9.2f}", flush=True)
+
+
 def exact(n_rows):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n_rows, 10))
@@ -149,6 +164,7 @@ def main():
     with threadpool_limits(1, user_api="blas"):
         hashing(512 if smoke else 32_768)
         tables(512 if smoke else 32_768)
+        answers(512 if smoke else 65_536)
         magnitudes(2**16 if smoke else 2**22)
         exact(500 if smoke else 5_000)
 
