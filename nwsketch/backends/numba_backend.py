@@ -33,11 +33,11 @@ from nwsketch.backends.threads import run_pieces, run_ranges
 
 #: A block of rows holds about this many codes, or values of X that must be copied, but no more rows than
 #: that. All blocks of a call share the memory of their codes, which would be mapped anew for each otherwise.
-BLOCK_SIZE, BLOCK_ROWS = 2**23, 2**17
+BLOCK_SIZE, BLOCK_ROWS = 3 * 2**22, 2**17
 #: Work (codes) below which a second thread costs more than it saves.
 SERIAL_SIZE = 2**13
 #: A thread takes about so many pieces of its work, one after the other, but none of fewer codes.
-PIECES, PIECE_SIZE = 6, 2**18
+PIECES, PIECE_SIZE = 12, 2**17
 #: Float64 values in a page: memory is mapped page by page, when it is first written to.
 PAGE = 2**9
 #: The codes of rows that are hashed again and again are kept if they take at most as many bytes.
@@ -216,9 +216,10 @@ class NumbaBackend:
         return min(max(BLOCK_SIZE // widest, 64), BLOCK_ROWS)
 
     def _blocks(self, X: Any) -> Iterator[slice]:
-        step = self._block_rows(X)
-        for start in range(0, X.shape[0], step):
-            yield slice(start, min(start + step, X.shape[0]))
+        n_rows = X.shape[0]
+        n_blocks = -(-n_rows // self._block_rows(X))  # alike in size: a short one takes each table, too
+        for block in range(n_blocks):
+            yield slice(n_rows * block // n_blocks, n_rows * (block + 1) // n_blocks)
 
     def _run(
         self,
