@@ -68,9 +68,13 @@ def validate_rows(
         return _validate_tensors(estimator, X, y, sample_weight, reset=reset)
     X, y, sample_weight = _unlisted(to_host(X)), _unlisted(to_host(y)), to_host(sample_weight)
     if reset or not (_needs_no_validation(X, estimator) and _are_targets(y, len(X))):
+        plain = _is_plain(X) and X.ndim == 2
+        options = Y_OPTIONS | _options(plain)
+        if plain and _are_targets(y, len(X)):
+            options = {"skip_check_array": True}
         # scikit-learn sums X to see whether it is finite, and may overflow where X does not.
         with np.errstate(over="ignore", invalid="ignore"):
-            X, y = validate_data(estimator, X, y, reset=reset, **Y_OPTIONS, **_options(X))
+            X, y = validate_data(estimator, X, y, reset=reset, **options)
     targets = np.asarray(y.toarray() if issparse(y) else y, dtype=np.float64)
     weights = None
     if sample_weight is not None:
@@ -89,7 +93,7 @@ def validate_queries(estimator: Any, X: Any, *, tensors: bool = False, reset: bo
     if not reset and _needs_no_validation(X, estimator):
         return X
     with np.errstate(over="ignore", invalid="ignore"):
-        X = validate_data(estimator, X, reset=reset, **_options(X))
+        X = validate_data(estimator, X, reset=reset, **_options(_is_plain(X)))
     return canonical_csr(X) if issparse(X) else X
 
 
@@ -157,9 +161,9 @@ def _are_targets(y: Any, n_rows: int) -> bool:
     return _is_plain(y) and y.ndim in (1, 2) and len(y) == n_rows
 
 
-def _options(X: Any) -> dict[str, Any]:
-    """Return how scikit-learn is to take X: whether it is finite is found out here in less time, mostly."""
-    return X_OPTIONS | {"ensure_all_finite": not _is_plain(X)}
+def _options(finite: bool) -> dict[str, Any]:
+    """Return how scikit-learn is to take X: whether it is finite is mostly found out here, in less time."""
+    return X_OPTIONS | {"ensure_all_finite": not finite}
 
 
 def _is_plain(values: Any) -> bool:

@@ -36,8 +36,8 @@ from nwsketch.backends.threads import run_pieces, run_ranges
 BLOCK_SIZE, BLOCK_ROWS = 3 * 2**22, 2**17
 #: Work (codes) below which a second thread costs more than it saves.
 SERIAL_SIZE = 2**13
-#: A thread takes about so many pieces of its work, one after the other, but none of fewer codes.
-PIECES, PIECE_SIZE = 12, 2**17
+#: A thread takes its work in pieces, the smallest being this part of it, but none of fewer codes.
+PIECES, PIECE_SIZE = 24, 2**16
 #: Float64 values in a page: memory is mapped page by page, when it is first written to.
 PAGE = 2**9
 #: The codes of rows that are hashed again and again are kept if they take at most as many bytes.

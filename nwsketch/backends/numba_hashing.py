@@ -169,10 +169,11 @@ class Hasher:
         arrays, n_repetitions = self._plan.arrays, self._plan.n_repetitions
         directions = np.asfortranarray(arrays["directions"])  # the kernels want one at a time, and whole
         by_chunk = "gaussians" in arrays
-        norms = column_norms(directions)
+        signs = self._plan.form == "sign_projection"
+        norms = np.empty(0) if signs and by_chunk else column_norms(directions)
         if by_chunk:
             scales, n_terms, together = arrays["scales"], len(arrays["scales"]) // ORDER, CHUNKS_TOGETHER
-            gaussians = arrays["gaussians"].reshape(-1, len(norms) // n_repetitions, len(scales))
+            gaussians = arrays["gaussians"].reshape(-1, directions.shape[1] // n_repetitions, len(scales))
             n_roundings = _n_sums(n_terms, together).repeat(ORDER) + 10
             blocks, sizes = gaussians / np.sqrt(ORDER), np.linalg.norm(gaussians * n_roundings, axis=2)
         else:
@@ -183,7 +184,7 @@ class Hasher:
             blocks = blocks.swapaxes(2, 3)
         unit = 1.01 * 2.0**-24
         errors = unit * sizes  # of projections, not times length, of rows of norm 1
-        if self._plan.form == "sign_projection":  # which do not change with the length
+        if signs:  # which do not change with the length
             largest_norm = 1e35
             own: list[NDArray[Any]] = [np.empty(0, dtype) for dtype in "ffIIIfIf"]
         else:
