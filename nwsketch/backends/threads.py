@@ -130,8 +130,8 @@ def run_pieces(task: Callable[[int, int], None], n_items: int, n_threads: int, n
     """Call ``task(first, last)`` as :func:`run_ranges` does, but on more ranges than there are threads.
 
     Every thread takes the next, so that one whose core is slowed down by whatever else the machine does takes
-    fewer. Each range is a thread's share of half of what is left: few are small, yet all threads end nearly at
-    once (Polychronopoulos and Kuck, "Guided self-scheduling", IEEE Transactions on Computers C-36, 1987).
+    fewer. Each range is a thread's share of half of what is left: few are small, yet all threads end nearly
+    at once (Polychronopoulos and Kuck, "Guided self-scheduling", IEEE Transactions on Computers C-36, 1987).
 
     Parameters
     ----------
