@@ -1,8 +1,8 @@
 """Codes from floors of projections, mended where float32 is not sure of them.
 
 Positions, projections plus their offsets, become fixed points, and cells are joined in 32 bits, all in
-registers (fixed_points.py). Rows that are anywhere nearer to an edge than their error are joined again, with
-such cells made in float64; rows whose carry is in doubt are joined again, whole.
+registers (fixed_points.py). A cell whose position is nearer to its edge than its error is made again in
+float64, and what was joined is corrected; cells whose carry is in doubt are joined again, in 64 bits.
 """
 
 import numpy as np
