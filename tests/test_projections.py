@@ -411,6 +411,18 @@ def test_cells_within_their_error_of_an_edge_are_those_of_float64(kernel, n_feat
     assert codes_changed_without_float64(kernel, n_features, 0.95).mean() > 0.95  # some by chance do not
 
 
+@pytest.mark.parametrize(("kernel", "n_features"), [edge for edge in EDGES if edge[0] != "angular"])
+def test_cells_that_depend_on_the_order_of_a_sum_in_float64_are_those_of_the_definition(kernel, n_features):
+    plan = make_plan(kernel, n_features, n_hashes=5)
+    hashes, X, move = rows_beside_edges(plan, np.random.default_rng(14), n_rows=2000)
+    X = move(move(X, 0.0), 0.0)
+    terms = X * plan.arrays["directions"].T[hashes]
+    sums = [np.add.accumulate(order, axis=1)[:, -1] for order in (terms, terms[:, ::-1])]
+    cells = [np.floor(total + plan.arrays["offsets"][hashes]) for total in sums]
+    assert np.count_nonzero(cells[0] != cells[1]) > 100
+    np.testing.assert_array_equal(compiled_codes(plan, X), plan.codes(X))
+
+
 @pytest.mark.parametrize("n_features", [5, 8, 23, 100, 256, 800])
 def test_cells_far_from_an_edge_are_those_of_float32(n_features):
     assert codes_changed_without_float64("l2", n_features, 20.0).mean() < 0.05
