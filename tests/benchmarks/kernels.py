@@ -1,6 +1,8 @@
 """The compiled kernels one by one, on one thread: what their docstrings say of their speed.
 
 - hashing (100 repetitions of 15) beside the float32 matrix product of the same size by BLAS;
+- hashing beside the same without mending, as if float32 made no error: no bit or cell is made again in float64,
+  and no carry is looked at again;
 - adding to and reading from tables, beside the same loops without streaming each table in first, and
   reading from a copy of the tables in float32, with how many rows must be read before the copy has paid;
 - the largest magnitude in 2^22 numbers, beside what NumPy takes for a sum, and for a maximum and a minimum;
@@ -9,7 +11,7 @@
 
 Medians of seven calls, each after an untimed one.
 
-    python tests/benchmarks/kernels.py            # half a minute
+    python tests/benchmarks/kernels.py            # two minutes
     python tests/benchmarks/kernels.py --smoke    # small sizes, to see that it runs
 """
 
@@ -25,6 +27,7 @@ from threadpoolctl import threadpool_limits
 from nwsketch import NadarayaWatsonRegressor
 from nwsketch.backends import get_backend
 from nwsketch.backends.aggregation import ratios
+from nwsketch.backends.numba_hashing import Hasher
 from nwsketch.backends.numba_kernels.tables import accumulate, look_up
 from nwsketch.hashing import HashPlan, get_family
 from nwsketch.magnitudes import largest_magnitude
@@ -76,6 +79,37 @@ def hashing(n_rows):
             ours = nanoseconds(lambda backend=backend, X=X: backend.codes(X, 1), n_rows * 1500)
             cells.append(f"{ours:9.3f} {ours / product:6.2f}")
         print(f"{f'{n_features} features':24s} {' '.join(cells)}", flush=True)
+
+
+def without_mending(plan, rows):
+    """Return a hasher of dense projections that takes float32 to be exact, but for rounding fixed points."""
+    hasher = Hasher(plan)
+    hasher.prepare(rows)
+    hasher._errors = np.zeros_like(hasher._errors)
+    *others, carries, exponents, bounds = hasher._projections
+    bounds = np.append(bounds[:1], np.zeros_like(bounds[1:]))  # reach, errors
+    hasher._projections = (*others, np.zeros_like(carries), exponents, bounds)
+    return hasher
+
+
+def mending(n_rows):
+    kernels, features = ("angular", "l2", "l1"), (18, 64, 256, 784)
+    print(f"\n{'with / without mending':24s} {' '.join(f'{kernel:>9s}' for kernel in kernels)}")
+    for n_features in features:
+        X = np.random.default_rng(0).standard_normal((n_rows, n_features), dtype=np.float32)
+        ratios = []
+        for kernel in kernels:
+            bandwidth = np.full(n_features, 2.0 * n_features if kernel == "l1" else np.sqrt(2 * n_features))
+            shape = {"n_repetitions": N_REPETITIONS, "hashes_per_repetition": 15, "n_buckets": 2**15}
+            plan = HashPlan(get_family(kernel), n_features=n_features, **shape, bandwidth=bandwidth, seed=0)
+            hashers = Hasher(plan), without_mending(plan, X)
+            rows = hashers[0].prepare(X)
+            codes = np.empty((N_REPETITIONS, n_rows), hashers[0].code_type)
+            tasks = [partial(h.hash, rows, 0, n_rows, 0, N_REPETITIONS, codes) for h in hashers]
+            seconds = [[nanoseconds(task, n_rows) for task in tasks] for _ in range(3)]  # by turns
+            ratios.append(statistics.median(mended / plain for mended, plain in seconds))
+        numbers = " ".join(f"{ratio:9.3f}" for ratio in ratios)
+        print(f"{f'{n_features} features':24s} {numbers}", flush=True)
 
 
 @njit(nogil=True)
@@ -163,6 +197,7 @@ def main():
     print("1 thread")
     with threadpool_limits(1, user_api="blas"):
         hashing(512 if smoke else 32_768)
+        mending(512 if smoke else 2_048)
         tables(512 if smoke else 32_768)
         answers(512 if smoke else 65_536)
         magnitudes(2**16 if smoke else 2**22)
