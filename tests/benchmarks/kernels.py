@@ -1,8 +1,8 @@
 """The compiled kernels one by one, on one thread: what their docstrings say of their speed.
 
 - hashing (100 repetitions of 15) beside the float32 matrix product of the same size by BLAS;
-- hashing beside the same without mending, as if float32 made no error: no bit or cell is made again in float64,
-  and no carry is looked at again;
+- hashing beside the same without mending, as if float32 made no error: no bit or cell is made again in
+  float64, and no carry is looked at again;
 - adding to and reading from tables, beside the same loops without streaming each table in first, and
   reading from a copy of the tables in float32, with how many rows must be read before the copy has paid;
 - the largest magnitude in 2^22 numbers, beside what NumPy takes for a sum, and for a maximum and a minimum;
