@@ -11,7 +11,7 @@
 
 Medians of seven calls, each after an untimed one.
 
-    python tests/benchmarks/kernels.py            # two minutes
+    python tests/benchmarks/kernels.py            # a minute
     python tests/benchmarks/kernels.py --smoke    # small sizes, to see that it runs
 """
 
