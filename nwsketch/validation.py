@@ -67,10 +67,11 @@ def validate_rows(
     if tensors and is_tensor(X):
         return _validate_tensors(estimator, X, y, sample_weight, reset=reset)
     X, y, sample_weight = _unlisted(to_host(X)), _unlisted(to_host(y)), to_host(sample_weight)
-    if reset or not (_needs_no_validation(X, estimator) and _are_targets(y, len(X))):
-        plain = _is_plain(X) and X.ndim == 2
-        options = Y_OPTIONS | _options(plain)
-        if plain and _are_targets(y, len(X)):
+    plain = _are_rows(X)
+    both_plain = plain and _are_targets(y, len(X))
+    if reset or not (both_plain and _has_known_features(X, estimator)):
+        options = Y_OPTIONS | X_OPTIONS | {"ensure_all_finite": not plain}
+        if both_plain:
             options = {"skip_check_array": True}
         # scikit-learn sums X to see whether it is finite, and may overflow where X does not.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -90,10 +91,12 @@ def validate_queries(estimator: Any, X: Any, *, tensors: bool = False, reset: bo
     if tensors and is_tensor(X):
         return _tensor_rows(estimator, X, reset=reset)
     X = _unlisted(to_host(X))
-    if not reset and _needs_no_validation(X, estimator):
+    plain = _are_rows(X)
+    if plain and not reset and _has_known_features(X, estimator):
         return X
+    options = {"skip_check_array": True} if plain else X_OPTIONS
     with np.errstate(over="ignore", invalid="ignore"):
-        X = validate_data(estimator, X, reset=reset, **_options(_is_plain(X)))
+        X = validate_data(estimator, X, reset=reset, **options)
     return canonical_csr(X) if issparse(X) else X
 
 
@@ -146,24 +149,20 @@ def _unlisted(values: Any) -> Any:
     return array.astype(np.float64, copy=False) if array.dtype.kind in "fiub" else values
 
 
-def _needs_no_validation(X: Any, estimator: Any) -> bool:
+def _has_known_features(X: Any, estimator: Any) -> bool:
+    """Return whether plain rows are as wide as those learnt, whose features had no names to warn of."""
+    known = getattr(estimator, "n_features_in_", None)
+    return X.shape[1] == known and not hasattr(estimator, "feature_names_in_")
+
+
+def _are_rows(X: Any) -> bool:
     """Return whether scikit-learn would hand these rows back as they are: to find out takes it longer."""
-    return (
-        _is_plain(X)
-        and X.ndim == 2
-        and X.shape[1] == getattr(estimator, "n_features_in_", None)
-        and not hasattr(estimator, "feature_names_in_")  # without which X causes a warning
-    )
+    return _is_plain(X) and X.ndim == 2
 
 
 def _are_targets(y: Any, n_rows: int) -> bool:
     """Return whether scikit-learn would hand these targets back as they are."""
     return _is_plain(y) and y.ndim in (1, 2) and len(y) == n_rows
-
-
-def _options(finite: bool) -> dict[str, Any]:
-    """Return how scikit-learn is to take X: whether it is finite is mostly found out here, in less time."""
-    return X_OPTIONS | {"ensure_all_finite": not finite}
 
 
 def _is_plain(values: Any) -> bool:

@@ -10,9 +10,7 @@ from hypothesis.extra import numpy as npst
 from nwsketch import NadarayaWatsonSketchRegressor
 from nwsketch.magnitudes import MANY, all_finite, largest_magnitude
 
-WHATEVER = npst.arrays(
-    st.sampled_from([np.float32, np.float64]), st.integers(1, 9), elements={"allow_subnormal": True}
-)
+WHATEVER = npst.arrays(st.sampled_from([np.float32, np.float64]), st.integers(1, 9))
 
 
 @given(WHATEVER, st.integers(0, MANY), st.booleans())

@@ -298,6 +298,7 @@ class NumbaBackend:
         scratch: CodeArray,
         values: Array,
     ) -> None:
+        """Add a block of rows, with memory for its codes and values."""
         is_new, n_repetitions = _is_new(state), self._plan.n_repetitions
 
         def prepare(begin: int, end: int) -> None:

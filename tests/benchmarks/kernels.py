@@ -97,7 +97,7 @@ def mending(n_rows):
     print(f"\n{'with / without mending':24s} {' '.join(f'{kernel:>9s}' for kernel in kernels)}")
     for n_features in features:
         X = np.random.default_rng(0).standard_normal((n_rows, n_features), dtype=np.float32)
-        ratios = []
+        costs = []
         for kernel in kernels:
             bandwidth = np.full(n_features, 2.0 * n_features if kernel == "l1" else np.sqrt(2 * n_features))
             shape = {"n_repetitions": N_REPETITIONS, "hashes_per_repetition": 15, "n_buckets": 2**15}
@@ -107,8 +107,8 @@ def mending(n_rows):
             codes = np.empty((N_REPETITIONS, n_rows), hashers[0].code_type)
             tasks = [partial(h.hash, rows, 0, n_rows, 0, N_REPETITIONS, codes) for h in hashers]
             seconds = [[nanoseconds(task, n_rows) for task in tasks] for _ in range(3)]  # by turns
-            ratios.append(statistics.median(mended / plain for mended, plain in seconds))
-        numbers = " ".join(f"{ratio:9.3f}" for ratio in ratios)
+            costs.append(statistics.median(mended / plain for mended, plain in seconds))
+        numbers = " ".join(f"{cost:9.3f}" for cost in costs)
         print(f"{f'{n_features} features':24s} {numbers}", flush=True)
 
 

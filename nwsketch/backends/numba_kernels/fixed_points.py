@@ -1,8 +1,8 @@
 """Cells and their joins in 32 bits, and which of them are in doubt.
 
 To a position float32 adds a number so large that the sum is a fixed point: of its bits the high ones count
-cells, the low ones tell how far the cell's edge is. Rows that are anywhere nearer to an edge than their error
-must be joined again, with such cells made in float64.
+cells, the low ones tell how far the cell's edge is. Those that are nearer to an edge than their error must be
+made again in float64.
 
 Cells are joined in 64 bits, of which only the high 32 choose the bucket. So no more than 32 bits of every
 multiplier are joined while the cells are in registers. What the others would carry over is at most a margin

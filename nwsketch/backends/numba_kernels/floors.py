@@ -18,6 +18,7 @@ from nwsketch.backends.numba_kernels.panels import (
     by_pointers,
     project_pair,
     project_pair_by_few,
+    row_of,
 )
 from nwsketch.backends.numba_kernels.vectors import (
     LANES,
@@ -75,17 +76,12 @@ def _margins(norms, v, hashes, stack, n_buckets):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _row(panels, v, i):  # pointer to row i of a panel
-    return pointer(panels.rows, np.uint64((v * LANES + i) * panels.n_features))
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _own_cell(rulers, hashes, stack, o, i, k, points):
     # int64: the cell of row i by hash k of repetition o of a stack, and whether it is in doubt.
-    point = points[(k * ORDER + o) * LANES + i]
+    own = points[(k * ORDER + o) * LANES + i]
     n_digits = rulers[N_DIGITS * LANES + i] - hashes.exponents[stack * hashes.n_blocks + k]
-    behind = point & ((np.uint32(1) << n_digits) - np.uint32(1))
-    cell = np.int64(point >> n_digits) - np.int64(rulers[CENTER * LANES + i] >> n_digits)
+    behind = own & ((np.uint32(1) << n_digits) - np.uint32(1))
+    cell = np.int64(own >> n_digits) - np.int64(rulers[CENTER * LANES + i] >> n_digits)
     return cell, behind <= rulers[DOUBTFUL * LANES + i]
 
 
@@ -100,7 +96,7 @@ def _mend_block(panels, rulers, hashes, stack, v, k, points, joined):  # see men
             if doubts >> np.uint64(i) & _1 and panels.norms[v * LANES + i] > 0:
                 h = (stack * ORDER + o) * hashes.per_repetition + k
                 cell, _ = _own_cell(rulers, hashes, stack, o, i, k, points)
-                missing = exact_cell(_row(panels, v, i), panels.n_features, hashes, h) - cell
+                missing = exact_cell(row_of(panels, v, i), panels.n_features, hashes, h) - cell
                 joined[o * LANES + i] += np.uint32(missing) * hashes.high_multipliers[block * ORDER + o]
 
 
@@ -113,7 +109,7 @@ def _join_again(panels, rulers, hashes, stack, v, o, i, points):
         h = repetition * hashes.per_repetition + k
         cell, doubtful = _own_cell(rulers, hashes, stack, o, i, k, points)
         if doubtful:
-            cell = exact_cell(_row(panels, v, i), panels.n_features, hashes, h)
+            cell = exact_cell(row_of(panels, v, i), panels.n_features, hashes, h)
         code += np.uint64(cell) * hashes.multipliers[h]
     return code
 

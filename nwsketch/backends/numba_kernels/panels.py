@@ -65,6 +65,11 @@ def by_pointers(
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def row_of(panels, v, i):  # pointer to row i of panel v
+    return pointer(panels.rows, np.uint64((v * LANES + i) * panels.n_features))
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _transform(a0, a1, a2, a3, a4, a5, a6, a7):
     # H a, H the Hadamard matrix of order 8 (scipy.linalg.hadamard): 24 additions.
     b0, b1, b2, b3 = a0 + a1, a0 - a1, a2 + a3, a2 - a3

@@ -6,7 +6,13 @@ import numpy as np
 from numba import njit
 
 from nwsketch.backends.numba_kernels.exact import exact_projection, exact_shrink
-from nwsketch.backends.numba_kernels.panels import PAIR, by_pointers, project_pair, project_pair_by_few
+from nwsketch.backends.numba_kernels.panels import (
+    PAIR,
+    by_pointers,
+    project_pair,
+    project_pair_by_few,
+    row_of,
+)
 from nwsketch.backends.numba_kernels.vectors import (
     LANES,
     ORDER,
@@ -120,7 +126,7 @@ def _mend(
         for i in range(min(LANES, panels.n_rows - v * LANES)):
             if not doubts[pair] >> np.uint64(i) & _1:
                 continue
-            row = pointer(panels.rows, np.uint64((v * LANES + i) * panels.n_features))
+            row = row_of(panels, v, i)
             shrink, norm = exact_shrink(row, panels.n_features), panels.norms[v * LANES + i]
             for k in range(min(PAIR, n_bits - pair)):
                 for o in range(min(ORDER, hashes.n_repetitions - stack * ORDER)):
