@@ -361,7 +361,8 @@ def wrong_codes(plan, X, factor=1):
     """Count the codes that differ from the reference if error bounds of signs are multiplied by a factor."""
     hasher = Hasher(plan)
     hasher.prepare(X)  # which bounds the errors
-    hasher._errors = hasher._errors * np.float32(factor)
+    *others, errors, by_chunk = hasher._projections
+    hasher._projections = (*others, errors * np.float32(factor), by_chunk)
     codes = hash_range(hasher, X, (0, len(X)), (0, plan.n_repetitions))
     return np.count_nonzero(codes != plan.codes(X))
 
@@ -394,12 +395,17 @@ def codes_changed_without_float64(kernel, n_features, share):
     hashes, X, move = rows_beside_edges(plan, np.random.default_rng(12))
     hasher = Hasher(plan)
     hasher.prepare(X)
-    _, directions, scales, *_, exponents, bounds = hasher._projections
+    _, directions, scales, *_, exponents, bounds, errors, by_chunk = hasher._projections
     repetitions, k = hashes // 5, hashes % 5
+    if not by_chunk:  # those of a repetition are sorted by length
+        lengths = np.linalg.norm(plan.arrays["directions"], axis=0).reshape(-1, 5)
+        k = lengths.argsort(axis=1).argsort(axis=1)[repetitions, k]
     n_padded = n_features if kernel == "l1" or n_features < 8 else -(-n_features // 8) * 8
     norms = np.linalg.norm(scales.reshape(-1, 1, n_padded)[..., :n_features] * X, axis=(0, 2))  # of copies
-    units = 2.0 ** exponents.reshape(-1, 6)[repetitions // 8, k]  # of the last block there is a copy
-    X = move(X, share * ((bounds[1] * norms + bounds[2]) * units)[:, np.newaxis])
+    stacks = repetitions // 8
+    units = 2.0 ** exponents.reshape(-1, 6)[stacks, k]  # of the last block there is a copy
+    errors = errors.reshape(-1, 6, 8)[stacks, k, repetitions % 8]
+    X = move(X, share * ((errors * norms + bounds[2]) * units)[:, np.newaxis])
     hasher._projections = (hasher._projections[0], np.zeros_like(directions), *hasher._projections[2:])
     codes = hash_range(hasher, X, (0, len(X)), (0, plan.n_repetitions))
     own = repetitions, np.arange(len(X))

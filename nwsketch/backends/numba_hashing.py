@@ -18,10 +18,10 @@ from nwsketch.backends.numba_kernels.fixed_points import LARGEST, LEAST_DIGITS
 from nwsketch.backends.numba_kernels.grid import grid_codes, sparse_grid_codes
 from nwsketch.backends.numba_kernels.grid_blocks import BLOCK, grid_codes_by_block
 from nwsketch.backends.numba_kernels.minhash import minhash_codes
-from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, FEATURES_TOGETHER, PAIR
+from nwsketch.backends.numba_kernels.panels import FEW, FEW_FEATURES, MANY, PAIR
 from nwsketch.backends.numba_kernels.projection import projection_codes
 from nwsketch.backends.numba_kernels.sparse_projection import sparse_projection_codes
-from nwsketch.backends.numba_kernels.vectors import ORDER
+from nwsketch.backends.numba_kernels.vectors import FUSED, ORDER
 
 #: Rows that a family without compiled arithmetic is given at a time (dense, also if X is sparse).
 PLAIN_ROWS = 256
@@ -120,12 +120,13 @@ class Hasher:
         self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray
     ) -> None:
         signs = self._plan.form == "sign_projection"
-        offsets = np.empty(0) if signs else self._plan.arrays["offsets"]
-        wanted = (offsets, signs, *self._join, first, last, codes)
         if isinstance(rows, tuple):
-            sparse_projection_codes(*rows, begin, end, self._plan.arrays["directions"], *wanted)
+            offsets = np.empty(0) if signs else self._plan.arrays["offsets"]
+            exact = (self._plan.arrays["directions"], offsets, signs, *self._join)
+            sparse_projection_codes(*rows, begin, end, *exact, first, last, codes)
         else:
-            projection_codes(rows, begin, end, *self._projections, self._errors, self._by_chunk, *wanted)
+            exact = (self._offsets, signs, self._multipliers, *self._join[1:])
+            projection_codes(rows, begin, end, *self._projections, *exact, first, last, codes)
 
     def _prepare_grids(self) -> None:
         """Copy what belongs to a hash into one piece; round it to float32, too, and bound what is lost.
@@ -159,42 +160,51 @@ class Hasher:
         """Round the directions, or their factors, to float32, and bound what float32 can cost.
 
         Let u = 2^-24. A row x, scaled, is rounded: u of its norm. A product with an element of a direction
-        costs u of itself for every sum that it takes part in, and u for rounding the direction. If that has
-        factors, products are of Gaussians g of a block by transformed chunks, sum_j |g_j| |(H x)_j| / sqrt(8)
-        <= ||g|| ||x||, whatever g_j is weighed with; each of the three levels of both transforms adds u.
-        Rounding a length costs u; what float64 adds to the reference, less than u. What sums of floors begin
-        with takes part in all this. (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, chapters
-        3 and 24.)
+        costs u of itself for every sum that it takes part in, once more if it is rounded before it is added,
+        and u for rounding the direction. If that has factors, products are of Gaussians g of a block by
+        transformed chunks, sum_j |g_j| |(H x)_j| / sqrt(8) <= ||g|| ||x||, whatever g_j is weighed with; each
+        of the three levels of both transforms adds u. Rounding a length costs u. Roundings of roundings, and
+        those of the reference, in float64, cost less than the hundredth by which u is taken larger. What sums
+        of floors begin with takes part in all this.
+        (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, chapters 3 and 24.)
         """
         arrays, n_repetitions = self._plan.arrays, self._plan.n_repetitions
-        directions = np.asfortranarray(arrays["directions"])  # the kernels want one at a time, and whole
-        by_chunk = "gaussians" in arrays
+        directions, by_chunk = arrays["directions"].T, "gaussians" in arrays
         signs = self._plan.form == "sign_projection"
-        norms = np.empty(0) if signs and by_chunk else column_norms(directions)
+        self._offsets, self._multipliers = arrays.get("offsets", np.empty(0)), self._plan.multipliers
+        norms = np.empty(0) if signs and by_chunk else column_norms(directions.T)
+        if not signs and not by_chunk:
+            # A code is a sum over hashes, in whatever order. By length those of a block are alike, and none
+            # is given the bounds of another that is much longer.
+            order = _argsort_repetitions(norms, n_repetitions)
+            directions, norms, self._offsets = directions[order], norms[order], self._offsets[order]
+            self._multipliers = self._multipliers[:, order]
+        directions = np.ascontiguousarray(directions).T  # the kernels want one at a time, and whole
         if by_chunk:
-            scales, n_terms, together = arrays["scales"], len(arrays["scales"]) // ORDER, CHUNKS_TOGETHER
+            scales, n_terms = arrays["scales"], len(arrays["scales"]) // ORDER
             gaussians = arrays["gaussians"].reshape(-1, directions.shape[1] // n_repetitions, len(scales))
-            n_roundings = _n_sums(n_terms, together).repeat(ORDER) + 10
-            blocks, sizes = gaussians / np.sqrt(ORDER), np.linalg.norm(gaussians * n_roundings, axis=2)
+            n_roundings = _n_roundings(n_terms, FEW).repeat(ORDER) + 9
+            blocks = gaussians / np.sqrt(ORDER)
+            sizes = np.linalg.norm(gaussians * n_roundings, axis=2, keepdims=True)
         else:
-            scales, n_terms, together = np.ones(len(directions)), len(directions), FEATURES_TOGETHER
+            scales, n_terms = np.ones(len(directions)), len(directions)
             blocks = _by_block((directions / np.where(norms > 0, norms, 1.0)).T, n_repetitions)
-            n_roundings = _n_sums(n_terms, together) + 4
-            sizes = np.linalg.norm(blocks * n_roundings, axis=3).max(axis=2)
+            n_roundings = _n_roundings(n_terms, FEW if n_terms <= FEW_FEATURES else MANY) + 3
+            sizes = np.linalg.norm(blocks * n_roundings, axis=3)
             blocks = blocks.swapaxes(2, 3)
         unit = 1.01 * 2.0**-24
         errors = unit * sizes  # of projections, not times length, of rows of norm 1
         if signs:  # which do not change with the length
             largest_norm = 1e35
             own: list[NDArray[Any]] = [np.empty(0, dtype) for dtype in "ffIIIfIf"]
+            own.append(_flat(errors.max(axis=2)))
         else:
             lengths = _by_block(arrays["lengths"] if by_chunk else norms, n_repetitions)
             with np.errstate(over="ignore", invalid="ignore"):  # whatever is not finite is left to float64
                 largest_norm, own = self._prepare_floors(
-                    directions, norms, scales, lengths, errors, unit * n_roundings.max()
+                    directions, norms, scales, lengths, errors * lengths, unit * n_roundings.max()
                 )
-        self._projections = (largest_norm, directions, scales, _flat(blocks), *own)
-        self._errors, self._by_chunk = _flat(errors), by_chunk
+        self._projections = (largest_norm, directions, scales, _flat(blocks), *own, by_chunk)
 
     def _prepare_floors(
         self, directions: Array, norms: Array, scales: Array, lengths: Array, errors: Array, unit: float
@@ -221,14 +231,16 @@ class Hasher:
         exponents = np.ceil(np.log2(np.maximum(reaches, reach) / reach)) if reach > 0 else 0 * reaches
         units = 2.0**exponents
         starts, sizes = self._starts(lengths, by_chunk)
-        bounds = [reach, (errors * lengths.max(axis=2) / units).max(), (unit * sizes / units).max()]
+        errors = 1.00001 * errors / units[..., np.newaxis]
+        bounds = [1.00001 * reach, errors.max(), 1.00001 * (unit * sizes / units).max()]
         largest_norm = LARGEST / max(reach, 1e-30) if reach < 1e30 else 0.0
         return largest_norm, [
             _flat(lengths / units[..., np.newaxis]),
             _flat(starts),
             *self._high_halves(directions, width),
             _in_pairs(exponents).astype(np.uint32).ravel(),
-            (1.00001 * np.array(bounds)).astype(np.float32),
+            np.array(bounds, np.float32),
+            _flat(errors),
         ]
 
     def _starts(self, lengths: Array, by_chunk: bool) -> tuple[Array, Array]:
@@ -237,7 +249,7 @@ class Hasher:
         The sums of a block that has factors are transformed once more, so what they begin with is
         transformed back.
         """
-        offsets = _by_block(self._plan.arrays["offsets"], self._plan.n_repetitions)
+        offsets = _by_block(self._offsets, self._plan.n_repetitions)
         starts = np.divide(offsets, lengths, out=np.zeros_like(offsets), where=lengths > 0)
         sizes = np.abs(starts)
         if by_chunk:
@@ -254,22 +266,23 @@ class Hasher:
         and the other halves of the parts. Carries are by norm of rows ``width`` times as long.
         """
         n_repetitions = self._plan.n_repetitions
-        high, low = _halves(self._plan.multipliers[0])
-        known = _joined(low * (self._plan.arrays["offsets"] - 0.5), n_repetitions)
+        high, low = _halves(self._multipliers[0])
+        known = _joined(low * (self._offsets - 0.5), n_repetitions)
         known += self._plan.shifts / 2.0**32
         shifts = np.floor(known + 0.5).astype(np.int64).astype(np.uint32)
         lows = (low / width).reshape(n_repetitions, 1, -1)
         sums = lows @ directions.T.reshape(n_repetitions, -1, len(directions))
         # 1 for the floor, 1/2 for rounding the shift
         carries = column_norms(sums[:, 0].T), _joined(np.abs(low), n_repetitions) / 2 + 1.5
-        by_stack = [_by_block(carry, n_repetitions).max(axis=(1, 2)) for carry in carries]
+        own = np.stack([_by_block(carry, n_repetitions)[:, 0] for carry in carries], axis=2)
+        carries = np.concatenate([own.max(axis=1, keepdims=True), own], axis=1)
         blocks = _in_pairs(_by_block(high.astype(np.uint32), n_repetitions))
         blocks[:, high.size // n_repetitions :] = 0
         high_sums = (np.uint64(0) - _joined(high, n_repetitions)).astype(np.uint32)
         return [
             blocks.ravel(),
             *(_by_block(values, n_repetitions).ravel() for values in (shifts, high_sums)),
-            (1.00001 * np.stack(by_stack, axis=1)).astype(np.float32).ravel(),
+            (1.00001 * carries).astype(np.float32).ravel(),
         ]
 
 
@@ -279,16 +292,23 @@ def _halves(multipliers: NDArray[np.uint64]) -> tuple[NDArray[Any], Array]:
     return high, multipliers.astype(np.uint32).view(np.int32) / 2.0**32
 
 
+def _argsort_repetitions(values: Array, n_repetitions: int) -> NDArray[np.intp]:
+    """Return the order of all hashes in which values increase within every repetition."""
+    own = values.reshape(n_repetitions, -1)
+    firsts = np.arange(n_repetitions)[:, np.newaxis] * own.shape[1]
+    return np.asarray((own.argsort(axis=1) + firsts).ravel())
+
+
 def _joined(values: NDArray[Any], n_repetitions: int) -> NDArray[Any]:
     """Return the sums over the hashes, or terms, of every repetition."""
     return values.reshape(n_repetitions, -1).sum(axis=1)
 
 
-def _n_sums(n_terms: int, together: int) -> NDArray[np.intp]:
-    """Return how many sums each term takes part in, so many being added before that is added to the rest."""
+def _n_roundings(n_terms: int, together: int) -> NDArray[np.intp]:
+    """Return how often each product is rounded, so many being added before that is added to the rest."""
     places, groups = np.arange(n_terms) % together, np.arange(n_terms) // together
     sizes = np.minimum(n_terms - groups * together, together)
-    return np.asarray(sizes - places + groups[-1] - np.maximum(groups - 1, 0))
+    return np.asarray(sizes - places + groups[-1] - np.maximum(groups - 1, 0) + (not FUSED))
 
 
 def _by_block(values: NDArray[Any], n_repetitions: int) -> NDArray[Any]:

@@ -85,10 +85,10 @@ def without_mending(plan, rows):
     """Return a hasher of dense projections that takes float32 to be exact, but for rounding fixed points."""
     hasher = Hasher(plan)
     hasher.prepare(rows)
-    hasher._errors = np.zeros_like(hasher._errors)
-    *others, carries, exponents, bounds = hasher._projections
+    *others, carries, exponents, bounds, errors, by_chunk = hasher._projections
     bounds = np.append(bounds[:1], np.zeros_like(bounds[1:]))  # reach, errors
-    hasher._projections = (*others, np.zeros_like(carries), exponents, bounds)
+    none = np.zeros_like(carries), exponents, bounds, np.zeros_like(errors)
+    hasher._projections = (*others, *none, by_chunk)
     return hasher
 
 

@@ -9,48 +9,64 @@ import math
 import numpy as np
 from numba import njit
 
+from nwsketch.backends.numba_kernels.vectors import pointer
+
 #: Values beyond HUGE shrink a row before its signs are taken (as in nwsketch.hashing.angular).
 HUGE, SHRINK = 2.0**900, 2.0**-200
 
 
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def direction_of(hashes, n_features, h):  # pointer to that of hash h of all (hashes: see projection.Hashes)
+    return pointer(hashes.directions, np.uint64(h * n_features))
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_projection(
-    row,  # in   pointer: n_features numbers
-    n_features,
-    shrink,  # what they are multiplied by
-    hashes,  # see projection.Hashes
-    h,  # which hash of all
-):  # float64
-    total, first = 0.0, h * n_features
+def _exact_projection(row, n_features, shrink, direction):
+    total = 0.0
     for j in range(n_features):
-        total += np.float64(row[j]) * shrink * hashes.directions[first + j]
+        total += np.float64(row[j]) * shrink * direction[j]
     return total
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def _quick_projection(row, n_features, hashes, h):
-    # Two float64: the same sum in whatever order is quickest, and that of the magnitudes. Added one by one,
-    # as they are by definition, terms wait for each other.
-    total, size, first = 0.0, 0.0, h * n_features
+def _quick_projection(row, n_features, shrink, direction):
+    # Two float64: the same sum in whatever order is quickest, and by how much it may differ for that. (Added
+    # one by one, as they are by definition, terms wait for each other.) Sums of n terms in two orders differ
+    # by n u of their magnitudes at most, u being the spacing of float64 at 1 (Higham, "Accuracy and Stability
+    # of Numerical Algorithms", 2002, section 4.2), and by some more if an offset, or little, is added.
+    total, size = 0.0, 0.0
     for j in range(n_features):
-        term = np.float64(row[j]) * hashes.directions[first + j]
+        term = np.float64(row[j]) * shrink * direction[j]
         total += term
         size += abs(term)
-    return total, size
+    return total, (n_features + 8) * 2.0**-52 * (size + 1.0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_cell(row, n_features, hashes, h):  # int64
-    # Sums of n terms in two orders differ by n u of their magnitudes at most, u being the spacing of float64
-    # at 1 (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2). Where that, and some
-    # more for what is added, may make another cell of it, the order is that of the definition.
-    offset = hashes.offsets[h]
-    total, size = _quick_projection(row, n_features, hashes, h)
-    error = (n_features + 8) * 2.0**-52 * (size + abs(offset))
+def exact_cell(
+    row,  # in   pointer: n_features numbers
+    n_features,
+    direction,  # in   pointer: n_features float64
+    offset,  # from 0 to 1
+):  # int64
+    total, error = _quick_projection(row, n_features, 1.0, direction)
     cell = np.floor(total + offset - error)
     if cell != np.floor(total + offset + error):  # or neither is a number
-        cell = np.floor(exact_projection(row, n_features, 1.0, hashes, h) + offset)
+        cell = np.floor(_exact_projection(row, n_features, 1.0, direction) + offset)
     return np.int64(cell)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def exact_sign(
+    row,  # in   pointer: n_features numbers
+    n_features,
+    shrink,  # what they are multiplied by: see exact_shrink
+    direction,  # in   pointer: n_features float64
+):  # bool: whether the projection is not negative
+    total, error = _quick_projection(row, n_features, shrink, direction)
+    if not abs(total) > error:
+        total = _exact_projection(row, n_features, shrink, direction)
+    return total >= 0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -66,7 +82,7 @@ def exact_sign_code(row, n_features, hashes, repetition):
     code, first = hashes.shifts[repetition], repetition * hashes.per_repetition
     shrink = exact_shrink(row, n_features)
     for h in range(first, first + hashes.per_repetition):
-        if exact_projection(row, n_features, shrink, hashes, h) >= 0:
+        if exact_sign(row, n_features, shrink, direction_of(hashes, n_features, h)):
             code += hashes.multipliers[h]
     return code
 
@@ -75,7 +91,8 @@ def exact_sign_code(row, n_features, hashes, repetition):
 def exact_floor_code(row, n_features, hashes, repetition):
     code, first = hashes.shifts[repetition], repetition * hashes.per_repetition
     for h in range(first, first + hashes.per_repetition):
-        code += np.uint64(exact_cell(row, n_features, hashes, h)) * hashes.multipliers[h]
+        cell = exact_cell(row, n_features, direction_of(hashes, n_features, h), hashes.offsets[h])
+        code += np.uint64(cell) * hashes.multipliers[h]
     return code
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from nwsketch.backends.numba_kernels.vectors import (
+    FUSED,
     as_words,
     bits,
     block_of,
@@ -25,6 +26,8 @@ from nwsketch.backends.numba_kernels.vectors import (
 
 #: Digits of a fixed point, before the point and behind it.
 DIGITS = 22
+#: Units of the last digit that a fixed point is rounded by; a quarter more where a product is rounded before.
+ROUNDING = np.float32(0.5 if FUSED else 0.75)
 #: Rows whose fixed points would have fewer digits behind the point are left to float64. (Blocks of hashes may
 #: be given so many less: see exponents in projection_codes.)
 LEAST_DIGITS = 8

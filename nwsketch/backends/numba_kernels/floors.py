@@ -8,8 +8,15 @@ float64, and what was joined is corrected; cells whose carry is in doubt are joi
 import numpy as np
 from numba import njit
 
-from nwsketch.backends.numba_kernels.exact import exact_cell
-from nwsketch.backends.numba_kernels.fixed_points import DIGITS, below, carry_margins, near_edges, point
+from nwsketch.backends.numba_kernels.exact import direction_of, exact_cell
+from nwsketch.backends.numba_kernels.fixed_points import (
+    DIGITS,
+    ROUNDING,
+    below,
+    carry_margins,
+    near_edges,
+    point,
+)
 from nwsketch.backends.numba_kernels.join import to_bucket
 from nwsketch.backends.numba_kernels.panels import (
     PADDING,
@@ -27,6 +34,7 @@ from nwsketch.backends.numba_kernels.vectors import (
     as_words,
     bits,
     block_of,
+    first_lane,
     lanes_not_above,
     least,
     lesser,
@@ -70,19 +78,33 @@ def _fixed_points(center, projections, hashes, block):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _margins(norms, v, hashes, stack, n_buckets):
-    by_norm, constant = hashes.carries[np.uint64(2 * stack)], hashes.carries[np.uint64(2 * stack + 1)]
+def _margins(norms, v, hashes, stack, which, n_buckets):  # 0 for all of a stack, 1 + o for its repetition o
+    place = np.uint64(2 * (stack * (ORDER + 1) + which))
+    by_norm, constant = hashes.carries[place], hashes.carries[place + _1]
     return carry_margins(load(norms, np.uint64(v) * _LANES), by_norm, constant, n_buckets)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _own_cell(rulers, hashes, stack, o, i, k, points):
-    # int64: the cell of row i by hash k of repetition o of a stack, and whether it is in doubt.
-    own = points[(k * ORDER + o) * LANES + i]
-    n_digits = rulers[N_DIGITS * LANES + i] - hashes.exponents[stack * hashes.n_blocks + k]
-    behind = own & ((np.uint32(1) << n_digits) - np.uint32(1))
-    cell = np.int64(own >> n_digits) - np.int64(rulers[CENTER * LANES + i] >> n_digits)
-    return cell, behind <= rulers[DOUBTFUL * LANES + i]
+def _own_cells(panels, rulers, hashes, stack, v, o, i, k, points):
+    # The cell of row i by hash k of repetition o of a stack: int64, as it was joined; int64, as it is; and
+    # whether it may be another, by the error of its own hash, which may be much less than the largest of all.
+    block, own = stack * hashes.n_blocks + k, points[(k * ORDER + o) * LANES + i]
+    n_digits = rulers[N_DIGITS * LANES + i] - hashes.exponents[block]
+    mask = (np.uint32(1) << n_digits) - np.uint32(1)
+    behind, cell = own & mask, np.int64(own >> n_digits) - np.int64(rulers[CENTER * LANES + i] >> n_digits)
+    doubtful = rulers[DOUBTFUL * LANES + i]  # points were made larger by half of it: there is the edge
+    if behind > doubtful:
+        return cell, cell, False
+    error = panels.norms[v * LANES + i] * hashes.errors[block * ORDER + o] + hashes.bounds[2]
+    units = error * np.float32(np.uint32(1) << rulers[N_DIGITS * LANES + i]) + ROUNDING
+    distance = np.int64(behind) - np.int64(doubtful >> np.uint32(1))
+    return cell, cell - np.int64(distance < 0), abs(distance) <= np.int64(units) or doubtful > mask
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _cell_again(panels, hashes, v, i, h):  # in float64, of row i by hash h of all
+    row, n_features = row_of(panels, v, i), panels.n_features
+    return exact_cell(row, n_features, direction_of(hashes, n_features, h), hashes.offsets[h])
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -92,12 +114,16 @@ def _mend_block(panels, rulers, hashes, stack, v, k, points, joined):  # see men
     for o in range(min(ORDER, hashes.n_repetitions - stack * ORDER)):
         own = load(points, np.uint64((k * ORDER + o) * LANES))
         doubts = lanes_not_above(masked(own, mask), load(rulers, _DOUBTFUL))
-        for i in range(LANES if doubts != 0 else 0):
-            if doubts >> np.uint64(i) & _1 and panels.norms[v * LANES + i] > 0:
-                h = (stack * ORDER + o) * hashes.per_repetition + k
-                cell, _ = _own_cell(rulers, hashes, stack, o, i, k, points)
-                missing = exact_cell(row_of(panels, v, i), panels.n_features, hashes, h) - cell
-                joined[o * LANES + i] += np.uint32(missing) * hashes.high_multipliers[block * ORDER + o]
+        while doubts != 0:
+            i = first_lane(doubts)
+            doubts &= doubts - _1
+            if panels.norms[v * LANES + i] > 0:
+                joined_cell, cell, doubtful = _own_cells(panels, rulers, hashes, stack, v, o, i, k, points)
+                if doubtful:
+                    h = (stack * ORDER + o) * hashes.per_repetition + k
+                    cell = _cell_again(panels, hashes, v, i, h)
+                missing = np.uint32(cell - joined_cell)
+                joined[o * LANES + i] += missing * hashes.high_multipliers[block * ORDER + o]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -107,9 +133,9 @@ def _join_again(panels, rulers, hashes, stack, v, o, i, points):
     code = hashes.shifts[repetition]
     for k in range(hashes.per_repetition):
         h = repetition * hashes.per_repetition + k
-        cell, doubtful = _own_cell(rulers, hashes, stack, o, i, k, points)
+        _, cell, doubtful = _own_cells(panels, rulers, hashes, stack, v, o, i, k, points)
         if doubtful:
-            cell = exact_cell(row_of(panels, v, i), panels.n_features, hashes, h)
+            cell = _cell_again(panels, hashes, v, i, h)
         code += np.uint64(cell) * hashes.multipliers[h]
     return code
 
@@ -120,7 +146,7 @@ def _flooring(project, by_few):
     @njit(nogil=True, cache=True, error_model="numpy", inline="always")
     def project_blocks(features, n_columns, hashes, block, v):
         one, other = _starts(hashes, block), _starts(hashes, block + 1)
-        return project(one, other, features, v, n_columns, hashes.coefficients, block, hashes.by_chunk)
+        return project(one, other, features, v, n_columns, hashes, block)
 
     @njit(nogil=True, cache=True, error_model="numpy", inline="always")
     def join_block(joined, projections, center, n_digits, mask, hashes, block, k, points):
@@ -170,7 +196,6 @@ def _flooring(project, by_few):
     def mend_carries(
         panels,
         rulers,  # in   pointer: the panel's
-        margins,
         hashes,
         n_buckets,
         stack,
@@ -187,9 +212,12 @@ def _flooring(project, by_few):
                 make_points(panels, rulers, hashes, stack, v, pair, points)
         for repetition in range(max(first, stack * ORDER), min(last, (stack + 1) * ORDER)):
             o = repetition - stack * ORDER
+            margins = _margins(panels.norms, v, hashes, stack, 1 + o, n_buckets)
             doubts = near_edges(block_of(load(joined, np.uint64(o) * _LANES)), margins, n_buckets)
-            for i in range(min(LANES, panels.n_rows - v * LANES) if doubts != 0 else 0):
-                if doubts >> np.uint64(i) & _1 and panels.norms[v * LANES + i] > 0:
+            while doubts != 0:
+                i = first_lane(doubts)
+                doubts &= doubts - _1
+                if panels.norms[v * LANES + i] > 0:
                     code = _join_again(panels, rulers, hashes, stack, v, o, i, points)
                     codes[(repetition - first) * stride + i] = to_bucket(code, n_buckets, True)
 
@@ -248,13 +276,13 @@ def _flooring(project, by_few):
                     for i in range(min(LANES, rows.shape[0] - v * LANES)):
                         code = some_codes[(repetition - first_repetition) * LANES + i]
                         codes[repetition - first, start + v * LANES + i] = code
-            margins = _margins(norms, v, hashes, stack, n_buckets)
+            margins = _margins(norms, v, hashes, stack, 0, n_buckets)
             if near_edges(joined, margins, n_buckets) != 0:
                 store_block(sums, _0, _LANES, joined)
                 wanted = (n_buckets, stack, first, last)
                 own_codes = pointer(all_codes, np.uint64(start + v * LANES))
                 places = (scratch, own_sums, codes.shape[1], own_codes)
-                mend_carries(panels, own_rulers, margins, hashes, *wanted, v, *places)
+                mend_carries(panels, own_rulers, hashes, *wanted, v, *places)
 
     return hash_by_floors
 
@@ -276,11 +304,11 @@ def load_rulers(
     for v in range(norms.size // LANES):
         norm, place = load(norms, np.uint64(v) * _LANES), np.uint64(v * RULERS) * _LANES
         center, n_digits = point(multiply_add(norm, splat(bounds[0]), splat(np.float32(2))))
-        # In units of the last digit, rounded up, and half a unit for rounding the sum.
+        # In units of the last digit; what is in doubt is at a whole number of them, so this is rounded down.
         error = multiply_add(norm, splat(bounds[1]), splat(bounds[2])) * reals(
             (n_digits + offset) * lowest_exponent
         )
-        units = as_words(lesser(error, splat(np.float32(2.0**DIGITS))) + splat(np.float32(1.5)))
+        units = as_words(lesser(error, splat(np.float32(2.0**DIGITS))) + splat(ROUNDING))
         store(rulers, place + np.uint64(CENTER) * _LANES, center + units)
         store(rulers, place + np.uint64(N_DIGITS) * _LANES, n_digits)
         store(rulers, place + np.uint64(DOUBTFUL) * _LANES, units + units)

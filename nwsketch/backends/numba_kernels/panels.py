@@ -31,8 +31,9 @@ from nwsketch.backends.numba_kernels.vectors import (
 #: Blocks that are multiplied at a time: their sums, and what is made of them, fit the registers.
 PAIR = 2
 #: Products that are added one after the other before they are added to the sum of those before: errors of
-#: sums grow with the number of terms, and this cuts it. Features, and chunks of them.
-FEATURES_TOGETHER, CHUNKS_TOGETHER = 32, 8
+#: sums grow with the number of terms, and this cuts it. FEW of chunks, and of features if these are no more
+#: than FEW_FEATURES, else MANY: the sum of the root of n sums of as many has the least error.
+FEW, FEW_FEATURES, MANY = 8, 128, 32
 #: Rows of a smaller norm are left to float64: their float32 products might underflow.
 SMALLEST_NORM = 1e-25
 #: Elements that scratch arrays have more than they need: vectors of 64 bytes that straddle cache lines would
@@ -148,14 +149,26 @@ def _add_features(one, other, features, p, coefficients, j, distance, n_features
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def project_pair_by_few(one, other, features, v, n_features, coefficients, first_block, by_chunk):
-    # project_pair, number for number, where directions have factors (by_chunk) and chunks are few.
+def project_pair_by_few(one, other, features, v, n_features, hashes, first_block):
+    # project_pair, number for number, where directions have factors and chunks are few.
     distance, n_chunks = np.uint64(n_features), np.uint64(n_features) // _ORDER
     p, j = np.uint64(v) * distance * _LANES, np.uint64(first_block) * distance
-    one, other = _add_chunks(one, other, features, p, coefficients, j, distance, n_chunks)
+    one, other = _add_chunks(one, other, features, p, hashes.coefficients, j, distance, n_chunks)
     a0, a1, a2, a3, a4, a5, a6, a7 = one
     b0, b1, b2, b3, b4, b5, b6, b7 = other
     return _transform(a0, a1, a2, a3, a4, a5, a6, a7), _transform(b0, b1, b2, b3, b4, b5, b6, b7)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _project_features(one, other, features, p, coefficients, j, n_features, step):
+    distance = n_features * _ORDER
+    one, other = _add_features(one, other, features, p, coefficients, j, distance, min(step, n_features))
+    for done in range(step, n_features, step):
+        q, k, n = p + done * _LANES, j + done * _ORDER, min(step, n_features - done)
+        nothing = block_of(splat(np.float32(0)))
+        a, b = _add_features(nothing, nothing, features, q, coefficients, k, distance, n)
+        one, other = add(one, a), add(other, b)
+    return one, other
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -165,31 +178,23 @@ def project_pair(
     features,  # in   panels, one after the other: see load_panel
     v,  # which panel
     n_features,  # of a row of the panel
-    coefficients,  # in   see projection_codes
+    hashes,  # see projection.Hashes
     first_block,  # of two
-    by_chunk,  # whether directions have factors
 ):  # the projections of the rows by the hashes of the one block, and of the other
-    n_features = np.uint64(n_features)
+    n_features, coefficients = np.uint64(n_features), hashes.coefficients
     p = np.uint64(v) * n_features * _LANES
-    nothing = block_of(splat(np.float32(0)))
-    if by_chunk:
-        distance = n_features
-        step, n_steps = np.uint64(CHUNKS_TOGETHER), n_features // _ORDER
-        j = np.uint64(first_block) * distance
-        one, other = _add_chunks(one, other, features, p, coefficients, j, distance, min(step, n_steps))
-        for done in range(step, n_steps, step):
-            q, k, n = p + done * _CHUNK, j + done * _ORDER, min(step, n_steps - done)
-            a, b = _add_chunks(nothing, nothing, features, q, coefficients, k, distance, n)
-            one, other = add(one, a), add(other, b)
-        a0, a1, a2, a3, a4, a5, a6, a7 = one
-        b0, b1, b2, b3, b4, b5, b6, b7 = other
-        return _transform(a0, a1, a2, a3, a4, a5, a6, a7), _transform(b0, b1, b2, b3, b4, b5, b6, b7)
-    distance = n_features * _ORDER
-    step = np.uint64(FEATURES_TOGETHER)
-    j = np.uint64(first_block) * distance
-    one, other = _add_features(one, other, features, p, coefficients, j, distance, min(step, n_features))
-    for done in range(step, n_features, step):
-        q, k, n = p + done * _LANES, j + done * _ORDER, min(step, n_features - done)
-        a, b = _add_features(nothing, nothing, features, q, coefficients, k, distance, n)
+    if not hashes.by_chunk:
+        j = np.uint64(first_block) * n_features * _ORDER
+        if n_features <= np.uint64(FEW_FEATURES):
+            return _project_features(one, other, features, p, coefficients, j, n_features, np.uint64(FEW))
+        return _project_features(one, other, features, p, coefficients, j, n_features, np.uint64(MANY))
+    step, n_steps, j = np.uint64(FEW), n_features // _ORDER, np.uint64(first_block) * n_features
+    one, other = _add_chunks(one, other, features, p, coefficients, j, n_features, min(step, n_steps))
+    for done in range(step, n_steps, step):
+        q, k, n = p + done * _CHUNK, j + done * _ORDER, min(step, n_steps - done)
+        nothing = block_of(splat(np.float32(0)))
+        a, b = _add_chunks(nothing, nothing, features, q, coefficients, k, n_features, n)
         one, other = add(one, a), add(other, b)
-    return one, other
+    a0, a1, a2, a3, a4, a5, a6, a7 = one
+    b0, b1, b2, b3, b4, b5, b6, b7 = other
+    return _transform(a0, a1, a2, a3, a4, a5, a6, a7), _transform(b0, b1, b2, b3, b4, b5, b6, b7)

@@ -17,7 +17,7 @@ from numba import njit
 from nwsketch.backends.numba_kernels.exact import exact_floor_code, exact_sign_code
 from nwsketch.backends.numba_kernels.floors import RULERS, hash_by_floors, hash_by_floors_by_few, load_rulers
 from nwsketch.backends.numba_kernels.join import to_bucket, to_buckets
-from nwsketch.backends.numba_kernels.panels import CHUNKS_TOGETHER, PADDING, aligned, load_panel
+from nwsketch.backends.numba_kernels.panels import FEW, PADDING, aligned, load_panel
 from nwsketch.backends.numba_kernels.signs import WORD, join_signs, pack_signs, pack_signs_by_few
 from nwsketch.backends.numba_kernels.vectors import LANES, ORDER, pointer
 
@@ -29,8 +29,8 @@ PANELS, LOADED_FLOATS = 32, 2**16
 #: ``per_repetition`` are the blocks of a stack and the hashes of a repetition.
 Hashes = namedtuple(
     "Hashes",
-    "directions coefficients lengths starts high_multipliers high_shifts high_sums carries exponents errors "
-    "offsets multipliers shifts by_chunk n_blocks per_repetition n_repetitions",
+    "directions coefficients lengths starts high_multipliers high_shifts high_sums carries exponents bounds "
+    "errors offsets multipliers shifts by_chunk n_blocks per_repetition n_repetitions",
 )
 
 _0 = np.uint64(0)
@@ -51,13 +51,13 @@ def projection_codes(
     high_multipliers,  # in   (n_blocks, ORDER) uint32, flat: high halves of multipliers
     high_shifts,  # in   (n_stacks * ORDER,) uint32
     high_sums,  # in   (n_stacks * ORDER,) uint32: less the sum of a repetition's high multipliers
-    carries,  # in   (n_stacks, 2) float32, flat: the largest carry from low halves of joined cells, by norm,
-    # and what has to be added to it
+    carries,  # in   (n_stacks, 1 + ORDER, 2) float32, flat: the largest carry from low halves of joined
+    # cells, by norm, and what has to be added to it: of a stack's repetitions, and of each
     exponents,  # in   (n_blocks,) uint32: positions are divided by 2 to their power; 0 where directions have
     # factors
     bounds,  # in   see load_rulers
-    errors,  # in   (n_blocks,) float32: largest error of a projection of a row of norm 1, read if signs are
-    # wanted
+    errors,  # in   (n_blocks, ORDER) float32, flat: largest error of a projection of a row of norm 1, without
+    # its offset; if signs are wanted (n_blocks,), of any projection of a block
     by_chunk,  # whether directions have factors
     offsets,  # in   (n_hashes,) float64, in [0, 1); like lengths and what follows up to bounds not read if
     # signs are wanted
@@ -81,16 +81,17 @@ def projection_codes(
         pointer(high_sums, _0),
         pointer(carries, _0),
         pointer(exponents, _0),
+        pointer(bounds, _0),
         pointer(errors, _0),
         pointer(offsets, _0),
         pointer(multipliers, _0),
         pointer(shifts, _0),
         by_chunk,
-        errors.size // n_stacks,
+        errors.size // (n_stacks if signs else n_stacks * ORDER),
         directions.shape[1] // shifts.size,
         shifts.size,
     )
-    by_few = by_chunk and scales.size <= CHUNKS_TOGETHER * ORDER
+    by_few = by_chunk and scales.size <= FEW * ORDER
     n_floats = scales.size * LANES
     n_panels = max(min(LOADED_FLOATS // n_floats, PANELS, -(-(end - begin) // LANES)), 1)
     all_features = aligned(np.empty(n_panels * n_floats + PADDING, np.float32))

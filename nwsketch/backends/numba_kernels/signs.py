@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit
 
-from nwsketch.backends.numba_kernels.exact import exact_projection, exact_shrink
+from nwsketch.backends.numba_kernels.exact import direction_of, exact_shrink, exact_sign
 from nwsketch.backends.numba_kernels.panels import (
     PAIR,
     by_pointers,
@@ -19,6 +19,7 @@ from nwsketch.backends.numba_kernels.vectors import (
     align_stack,
     bits,
     block_of,
+    first_lane,
     lanes_not_above,
     least,
     lesser,
@@ -63,7 +64,7 @@ def _packing(project):
         mask = block_of(splat(np.uint32((np.uint64(1) << np.uint64(n_bits)) - np.uint64(1))))
         top = n_bits + n_bits % PAIR - PAIR  # a block that is one too many is a copy, and masked away
         nothing = block_of(splat(np.float32(0)))
-        coefficients, errors, panels = hashes.coefficients, hashes.errors, by_pointers(rows, features, norms)
+        errors, panels = hashes.errors, by_pointers(rows, features, norms)
         doubts, projections = np.empty(WORD, np.uint64), np.empty(PAIR * ORDER * LANES, np.float32)
         for v in range(norms.size // LANES):
             i = np.uint64(v) * _LANES
@@ -72,9 +73,7 @@ def _packing(project):
             any_doubt = np.uint64(0)
             for k in range(top, -1, -PAIR):  # what is shifted in first becomes the highest bit
                 block = np.uint64(first_block + k)
-                one, other = project(
-                    nothing, nothing, features, v, n_columns, coefficients, block, hashes.by_chunk
-                )
+                one, other = project(nothing, nothing, features, v, n_columns, hashes, block)
                 signs = shift_in_signs(shift_in_signs(signs, other), one)
                 near = multiply_add(row_norms, splat(-errors[block]), _least_magnitude(one))
                 near_too = multiply_add(row_norms, splat(-errors[block + _1]), _least_magnitude(other))
@@ -111,21 +110,15 @@ def _mend(
         if doubts[pair] == 0:
             continue
         block = stack * hashes.n_blocks + first + pair
-        one, other = project_pair(
-            nothing,
-            nothing,
-            panels.features,
-            v,
-            panels.n_columns,
-            hashes.coefficients,
-            block,
-            hashes.by_chunk,
-        )
+        one, other = project_pair(nothing, nothing, panels.features, v, panels.n_columns, hashes, block)
         store_block(projections, _0, _LANES, one)
         store_block(projections, _ORDER * _LANES, _LANES, other)
-        for i in range(min(LANES, panels.n_rows - v * LANES)):
-            if not doubts[pair] >> np.uint64(i) & _1:
-                continue
+        lanes = doubts[pair]
+        while lanes != 0:
+            i = first_lane(lanes)
+            lanes &= lanes - _1
+            if v * LANES + i >= panels.n_rows:
+                break
             row = row_of(panels, v, i)
             shrink, norm = exact_shrink(row, panels.n_features), panels.norms[v * LANES + i]
             for k in range(min(PAIR, n_bits - pair)):
@@ -134,8 +127,8 @@ def _mend(
                     if abs(z) > norm * hashes.errors[block + k]:
                         continue
                     h = (stack * ORDER + o) * hashes.per_repetition + first + pair + k
-                    exact = exact_projection(row, panels.n_features, shrink, hashes, h)
-                    if (exact >= 0) != (math.copysign(1.0, z) > 0):
+                    direction = direction_of(hashes, panels.n_features, h)
+                    if exact_sign(row, panels.n_features, shrink, direction) != (math.copysign(1.0, z) > 0):
                         words[np.uint64(o) * stride + np.uint64(i)] ^= np.uint32(1) << np.uint32(pair + k)
 
 

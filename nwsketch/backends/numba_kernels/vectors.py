@@ -22,6 +22,8 @@ from numba.extending import intrinsic, models, overload, register_model
 #: Numbers in a vector: float32 that fill a register of AVX-512, or else one of AVX2, where sixteen would need
 #: twice the registers that there are.
 LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
+#: Whether multiply_add surely rounds but once.
+FUSED = bool(binding.get_host_cpu_features().get("fma"))
 #: Vectors in a block.
 ORDER = 8
 
@@ -417,3 +419,11 @@ def lanes_not_above(typing, a, b):  # uint64: bit i is 1 unless a > b in lane i,
         return builder.zext(builder.bitcast(mask, ir.IntType(LANES)), ir.IntType(64))
 
     return types.uint64(a, b), generate
+
+
+@intrinsic
+def first_lane(typing, lanes):  # int64: the place of the lowest bit that is 1, of lanes_not_above
+    def generate(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(lanes), generate
