@@ -121,12 +121,12 @@ class Hasher:
     ) -> None:
         signs = self._plan.form == "sign_projection"
         if isinstance(rows, tuple):
-            offsets = np.empty(0) if signs else self._plan.arrays["offsets"]
+            offsets = self._plan.arrays.get("offsets", np.empty(0))
             exact = (self._plan.arrays["directions"], offsets, signs, *self._join)
             sparse_projection_codes(*rows, begin, end, *exact, first, last, codes)
         else:
-            exact = (self._offsets, signs, self._multipliers, *self._join[1:])
-            projection_codes(rows, begin, end, *self._projections, *exact, first, last, codes)
+            compiled = (self._offsets, signs, self._multipliers, *self._join[1:])
+            projection_codes(rows, begin, end, *self._projections, *compiled, first, last, codes)
 
     def _prepare_grids(self) -> None:
         """Copy what belongs to a hash into one piece; round it to float32, too, and bound what is lost.
@@ -153,7 +153,7 @@ class Hasher:
             ((self._plan.shifts + np.uint64(2**31)) >> np.uint64(32)).astype(np.uint32),
             (np.uint64(0) - _joined(high, n_repetitions)).astype(np.uint32),
             (1.00001 * reaches).astype(np.float32),
-            (1.00001 * np.stack(carries, axis=1)).astype(np.float32).ravel(),
+            (1.00001 * self._plan.n_buckets * np.stack(carries, axis=1)).astype(np.float32).ravel(),
         )
 
     def _prepare_projections(self) -> None:
@@ -274,15 +274,16 @@ class Hasher:
         sums = lows @ directions.T.reshape(n_repetitions, -1, len(directions))
         # 1 for the floor, 1/2 for rounding the shift
         carries = column_norms(sums[:, 0].T), _joined(np.abs(low), n_repetitions) / 2 + 1.5
-        own = np.stack([_by_block(carry, n_repetitions)[:, 0] for carry in carries], axis=2)
-        carries = np.concatenate([own.max(axis=1, keepdims=True), own], axis=1)
+        by_stack = np.stack([_by_block(carry, n_repetitions)[:, 0] for carry in carries], axis=1)
+        if "gaussians" in self._plan.arrays:  # those of a stack are much alike
+            by_stack[:] = by_stack.max(axis=2, keepdims=True)
         blocks = _in_pairs(_by_block(high.astype(np.uint32), n_repetitions))
         blocks[:, high.size // n_repetitions :] = 0
         high_sums = (np.uint64(0) - _joined(high, n_repetitions)).astype(np.uint32)
         return [
             blocks.ravel(),
             *(_by_block(values, n_repetitions).ravel() for values in (shifts, high_sums)),
-            (1.00001 * carries).astype(np.float32).ravel(),
+            (1.00001 * self._plan.n_buckets * by_stack).astype(np.float32).ravel(),
         ]
 
 

@@ -9,7 +9,8 @@
 - answers from sums, of one target, which have a loop of their own, and of two;
 - the exact estimator, Laplacian kernel, 10 features: nanoseconds per pair of rows.
 
-Medians of seven calls, each after an untimed one.
+Medians of seven calls, each after an untimed one; with and without mending, of the ratios of thirty calls by
+turns.
 
     python tests/benchmarks/kernels.py            # a minute
     python tests/benchmarks/kernels.py --smoke    # small sizes, to see that it runs
@@ -45,6 +46,17 @@ def nanoseconds(function, n_items):
         function()
         times.append(time.perf_counter() - start)
     return statistics.median(times) / n_items * 1e9
+
+
+def by_turns(functions, n_rounds):
+    """Return the seconds of each function's calls, of which the first of all is not timed."""
+    seconds = [[] for _ in functions]
+    for _ in range(n_rounds + 1):
+        for function, own in zip(functions, seconds, strict=True):
+            start = time.perf_counter()
+            function()
+            own.append(time.perf_counter() - start)
+    return [own[1:] for own in seconds]
 
 
 def hashing(n_rows):
@@ -106,8 +118,8 @@ def mending(n_rows):
             rows = hashers[0].prepare(X)
             codes = np.empty((N_REPETITIONS, n_rows), hashers[0].code_type)
             tasks = [partial(h.hash, rows, 0, n_rows, 0, N_REPETITIONS, codes) for h in hashers]
-            seconds = [[nanoseconds(task, n_rows) for task in tasks] for _ in range(3)]  # by turns
-            costs.append(statistics.median(mended / plain for mended, plain in seconds))
+            times = by_turns(tasks, 30)
+            costs.append(statistics.median(mended / plain for mended, plain in zip(*times, strict=True)))
         numbers = " ".join(f"{cost:9.3f}" for cost in costs)
         print(f"{f'{n_features} features':24s} {numbers}", flush=True)
 

@@ -22,6 +22,7 @@ from nwsketch.backends.numba_kernels.vectors import (
     multiply_add,
     shift_right,
     splat,
+    subtract,
 )
 
 #: Digits of a fixed point, before the point and behind it.
@@ -52,18 +53,17 @@ def below(n_digits):  # 2 ** n_digits - 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def carry_margins(sizes, by_size, constant, n_buckets):
+def carry_margins(sizes, by_size, constant):  # of blocks
     # The largest carry from low halves of joined cells, ``sizes * by_size + constant``, in 1/2^32 of a
-    # bucket, or half a bucket if that is more.
-    carries = multiply_add(sizes, splat(by_size), splat(constant)) * splat(np.float32(n_buckets))
-    below_half = splat(np.float32(2.0**31 - 2**7))  # the largest float32 that is
-    return as_words(lesser(carries, below_half)) + splat(np.uint32(2**7))
+    # bucket, or half a bucket if that is more; less _MARGIN.
+    below_half = block_of(splat(np.float32(2.0**31 - 2**7)))  # the largest float32 that is
+    return as_words(lesser(multiply_add(sizes, by_size, constant), below_half))
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def near_edges(joined, margins, n_buckets):
     # uint64: bit i is 1 if any of row i's joined cells are as near to the edge of a bucket as its margin: all
     # are if there are 2^32 buckets.
-    opposite = splat(np.uint32(0)) - margins
-    places = multiply_add(joined, block_of(splat(np.uint32(n_buckets))), block_of(opposite))
-    return lanes_not_above(block_of(opposite - margins), places)
+    opposite = subtract(block_of(splat(np.uint32(2**32 - 2**7))), margins)
+    places = multiply_add(joined, block_of(splat(np.uint32(n_buckets))), opposite)
+    return lanes_not_above(subtract(opposite, subtract(block_of(splat(np.uint32(0))), opposite)), places)

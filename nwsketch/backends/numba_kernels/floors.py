@@ -78,10 +78,18 @@ def _fixed_points(center, projections, hashes, block):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _margins(norms, v, hashes, stack, which, n_buckets):  # 0 for all of a stack, 1 + o for its repetition o
-    place = np.uint64(2 * (stack * (ORDER + 1) + which))
-    by_norm, constant = hashes.carries[place], hashes.carries[place + _1]
-    return carry_margins(load(norms, np.uint64(v) * _LANES), by_norm, constant, n_buckets)
+def _margins(norms, v, hashes, stack):  # of the repetitions of a stack
+    sizes, first = block_of(load(norms, np.uint64(v) * _LANES)), np.uint64(2 * stack * ORDER)
+    return carry_margins(
+        sizes, splat_block(hashes.carries, first), splat_block(hashes.carries, first + _ORDER)
+    )
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _margins_of(norms, v, hashes, stack, o):  # of one, eight times
+    sizes, first = block_of(load(norms, np.uint64(v) * _LANES)), np.uint64(2 * stack * ORDER + o)
+    by_norm, constant = splat(hashes.carries[first]), splat(hashes.carries[first + _ORDER])
+    return carry_margins(sizes, block_of(by_norm), block_of(constant))
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -212,7 +220,7 @@ def _flooring(project, by_few):
                 make_points(panels, rulers, hashes, stack, v, pair, points)
         for repetition in range(max(first, stack * ORDER), min(last, (stack + 1) * ORDER)):
             o = repetition - stack * ORDER
-            margins = _margins(panels.norms, v, hashes, stack, 1 + o, n_buckets)
+            margins = _margins_of(panels.norms, v, hashes, stack, o)
             doubts = near_edges(block_of(load(joined, np.uint64(o) * _LANES)), margins, n_buckets)
             while doubts != 0:
                 i = first_lane(doubts)
@@ -276,7 +284,7 @@ def _flooring(project, by_few):
                     for i in range(min(LANES, rows.shape[0] - v * LANES)):
                         code = some_codes[(repetition - first_repetition) * LANES + i]
                         codes[repetition - first, start + v * LANES + i] = code
-            margins = _margins(norms, v, hashes, stack, 0, n_buckets)
+            margins = _margins_of(norms, v, hashes, stack, 0) if by_few else _margins(norms, v, hashes, stack)
             if near_edges(joined, margins, n_buckets) != 0:
                 store_block(sums, _0, _LANES, joined)
                 wanted = (n_buckets, stack, first, last)

@@ -155,7 +155,8 @@ def _hash_blocks(
             place = start + b * BLOCK
             at = (r - np.uint64(first)) * n_rows + np.uint64(place)
             store_buckets_of_high(all_codes, at, _LANES, joined, n_buckets)
-            margins = carry_margins(size, grids.carries[r + r], grids.carries[r + r + _1], n_buckets)
+            by_size, constant = splat(grids.carries[r + r]), splat(grids.carries[r + r + _1])
+            margins = carry_margins(block_of(size), block_of(by_size), block_of(constant))
             if _doubts(nearest, joined, margins, n_buckets) != 0:
                 store_block(joins, _0, _LANES, joined)
                 store_block(nearests, _0, _LANES, nearest)

@@ -51,8 +51,8 @@ def projection_codes(
     high_multipliers,  # in   (n_blocks, ORDER) uint32, flat: high halves of multipliers
     high_shifts,  # in   (n_stacks * ORDER,) uint32
     high_sums,  # in   (n_stacks * ORDER,) uint32: less the sum of a repetition's high multipliers
-    carries,  # in   (n_stacks, 1 + ORDER, 2) float32, flat: the largest carry from low halves of joined
-    # cells, by norm, and what has to be added to it: of a stack's repetitions, and of each
+    carries,  # in   (n_stacks, 2, ORDER) float32, flat: n_buckets times the largest carry from low halves of
+    # joined cells, by norm, and what has to be added to it; if by_chunk, the same for all of a stack
     exponents,  # in   (n_blocks,) uint32: positions are divided by 2 to their power; 0 where directions have
     # factors
     bounds,  # in   see load_rulers
