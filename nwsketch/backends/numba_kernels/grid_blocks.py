@@ -22,6 +22,7 @@ from nwsketch.backends.numba_kernels.vectors import (
     align_stack,
     bits,
     block_of,
+    first_lane,
     lanes_not_above,
     lesser,
     load,
@@ -160,7 +161,7 @@ def _hash_blocks(
             if _doubts(nearest, joined, margins, n_buckets) != 0:
                 store_block(joins, _0, _LANES, joined)
                 store_block(nearests, _0, _LANES, nearest)
-                _mend(rows, place, nearests, joins, margins, in_float64, n_buckets, r, at, all_codes)
+                _mend(rows, place, nearests, joins, margins[0], in_float64, n_buckets, r, at, all_codes)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
@@ -176,7 +177,7 @@ def _mend(
     place,  # the first row of the block
     nearest,  # in   (BLOCK,) uint32: the least of what lies behind a row's points
     joined,  # in   (BLOCK,) uint32: high halves of its joined cells
-    margins,
+    margin,  # vector, the same for all
     in_float64,
     n_buckets,
     repetition,
@@ -190,8 +191,9 @@ def _mend(
     hashes = (repetition * per_repetition, (repetition + 1) * per_repetition)
     for v in range(0, BLOCK, LANES):
         own, joins = load(nearest, np.uint64(v)), load(joined, np.uint64(v))
-        doubts = _doubts(block_of(own), block_of(joins), margins, n_buckets)
-        for i in range(LANES if doubts != 0 else 0):
-            if doubts >> np.uint64(i) & _1:
-                code = exact_grid_code(rows[place + v + i], *grids, *hashes)
-                codes[at + np.uint64(v + i)] = to_bucket(code, n_buckets, True)
+        doubts = _doubts(block_of(own), block_of(joins), block_of(margin), n_buckets)
+        while doubts != 0:
+            i = v + first_lane(doubts)
+            doubts &= doubts - _1
+            code = exact_grid_code(rows[place + i], *grids, *hashes)
+            codes[at + np.uint64(i)] = to_bucket(code, n_buckets, True)
