@@ -21,11 +21,15 @@ from nwsketch.backends.numba_kernels.vectors import (
     block_of,
     load,
     load_block,
+    load_column,
     multiply_add,
+    narrowed,
     pointer,
     splat,
     splat_block,
+    store,
     store_block,
+    widened,
 )
 
 #: Blocks that are multiplied at a time: their sums, and what is made of them, fit the registers.
@@ -44,7 +48,7 @@ PADDING = 16
 Panels = namedtuple("Panels", "rows n_rows n_features features n_columns norms")
 
 _CHUNK = np.uint64(ORDER * LANES)  # floats of a chunk of features, of a panel
-_0, _ORDER, _LANES = np.uint64(0), np.uint64(ORDER), np.uint64(LANES)
+_0, _1, _ORDER, _LANES = np.uint64(0), np.uint64(1), np.uint64(ORDER), np.uint64(LANES)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -89,6 +93,20 @@ def _transform_chunks(features, p, n_chunks):  # of the panel that begins at p, 
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _scale_rows(rows, begin, width, scales, panel, squares):  # LANES of them; also their squares, added up
+    n_features, width = np.uint64(rows.shape[1]), np.uint64(width)
+    source, sums = pointer(rows, np.uint64(begin) * n_features), splat(0.0)
+    for copy in range(np.uint64(scales.size) // width):
+        for j in range(n_features):
+            k = copy * width + j
+            scaled = narrowed(widened(load_column(source, j, n_features)) * splat(scales[k]))
+            store(panel, k * _LANES, scaled)
+            sums = multiply_add(widened(scaled), widened(scaled), sums)
+        panel[(copy * width + n_features) * _LANES : (copy + _1) * width * _LANES] = 0
+    store(squares, _0, sums)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def load_panel(
     rows,  # in   (n_rows, n_features) float32 or float64
     begin,  # the rows wanted: begin <= row < end, up to LANES
@@ -100,18 +118,14 @@ def load_panel(
     norms,  # out  (LANES,) float32: norms of the scaled rows, rounded up; 0 for those in float64
     in_float64,  # out  (LANES,) bool: rows whose codes must be computed by other means
 ):
-    n_features = rows.shape[1]
+    squares, n_features = np.empty(LANES), rows.shape[1]
     width = -(-n_features // ORDER) * ORDER if by_chunk else n_features
-    squares = np.zeros(LANES)
-    panel[:] = 0
-    for copy in range(scales.size // width):
-        for j in range(np.uint64(n_features)):
-            k = np.uint64(copy * width) + j
-            scale = scales[k]
-            for i in range(np.uint64(end - begin)):
-                value = np.float32(np.float64(rows[np.uint64(begin) + i, j]) * scale)
-                panel[k * _LANES + i] = value
-                squares[i] += np.float64(value) ** 2
+    if end - begin == LANES:
+        _scale_rows(rows, begin, width, scales, panel, squares)
+    else:
+        filled = np.zeros((LANES, n_features), rows.dtype)
+        filled[: end - begin] = rows[begin:end]
+        _scale_rows(filled, 0, width, scales, panel, squares)
     for i in range(LANES):
         norm = math.sqrt(squares[i])
         in_float64[i] = begin + i < end and not SMALLEST_NORM < norm < largest_norm

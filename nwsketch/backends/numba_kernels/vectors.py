@@ -159,6 +159,19 @@ def load(typing, array, index):  # array[index : index + LANES]
 
 
 @intrinsic
+def load_column(typing, array, index, stride):  # element i of the vector is array[index + i * stride]
+    def generate(context, builder, signature, arguments):
+        data, index, stride = _data(context, builder, array, arguments[0]), *arguments[1:]
+        vector = ir.Constant(_as_llvm(Vector(array.dtype)), ir.Undefined)
+        for i in range(LANES):
+            place = builder.gep(data, [builder.add(index, builder.mul(stride, _INDEX(i)))])
+            vector = builder.insert_element(vector, builder.load(place), ir.IntType(32)(i))
+        return vector
+
+    return Vector(array.dtype)(array, types.uint64, types.uint64), generate
+
+
+@intrinsic
 def load_block(typing, array, index, stride):  # vector o of the block from index + o * stride on
     def generate(context, builder, signature, arguments):
         places = _places(context, builder, signature.args[0], *arguments)
@@ -345,6 +358,20 @@ def masked(typing, a, b):  # the bits of words a that are in b too
 @intrinsic
 def as_words(typing, a):  # whole numbers of float32 below 2^31, without what is behind the point
     return _element_by_element(WORDS, (a,), lambda builder, a: builder.fptosi(a, _as_llvm(WORDS)))
+
+
+@intrinsic
+def widened(typing, a):  # float64
+    def make(builder, a):
+        return a if _of(operand) == DOUBLES else builder.fpext(a, _as_llvm(DOUBLES))
+
+    operand = a
+    return _element_by_element(DOUBLES, (a,), make)
+
+
+@intrinsic
+def narrowed(typing, a):  # float32 of float64
+    return _element_by_element(FLOATS, (a,), lambda builder, a: builder.fptrunc(a, _as_llvm(FLOATS)))
 
 
 @intrinsic
