@@ -128,6 +128,32 @@ def test_bits_of_floats_and_back():
     assert_array_equal(reals, a)
 
 
+def test_floats_are_widened_and_narrowed():
+    a, b = floats(), floats(np.float64)
+    widened = run(njit(inline="always")(lambda a, b, c: vectors.widened(a)), np.float64, a)
+    assert_array_equal(widened, a.astype(np.float64))
+    assert_array_equal(run(njit(inline="always")(lambda a, b, c: vectors.widened(a)), np.float64, b), b)
+    narrowed = run(njit(inline="always")(lambda a, b, c: vectors.narrowed(a)), np.float32, b)
+    assert_array_equal(narrowed, b.astype(np.float32))
+
+
+def test_larger_magnitudes():
+    a, b = (np.nan_to_num(floats(np.float64)) for _ in range(2))
+    got = run(njit(inline="always")(lambda a, b, c: vectors.larger_magnitude(a, b)), np.float64, np.abs(a), b)
+    assert_array_equal(got, np.maximum(np.abs(a), np.abs(b)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_columns_are_loaded_from_rows(dtype):
+    @njit
+    def third(rows, out):
+        store(out, vectors.load_column(vectors.pointer(rows, np.uint64(5)), np.uint64(2), np.uint64(5)))
+
+    rows, column = RNG.normal(size=(LANES + 1, 5)).astype(dtype), np.zeros(LANES, dtype)
+    third(rows, column)
+    assert_array_equal(column, rows[1:, 2])
+
+
 def test_signs_are_shifted_in_from_below():
     words, numbers = RNG.integers(0, 2**32, ORDER * LANES, dtype=np.uint32), floats()
     shift = njit(inline="always")(lambda a, b, c: vectors.shift_in_signs(a, b))
@@ -173,6 +199,12 @@ def test_lanes_not_above_of_blocks_are_those_of_any_vector():
     expected = (a <= b).reshape(ORDER, LANES).any(axis=0)
     assert 0 < expected.sum() < LANES
     assert compute(a, b) == sum(1 << i for i in range(LANES) if expected[i])
+
+
+def test_first_lane_is_that_of_the_lowest_bit():
+    lanes = RNG.integers(1, 2**LANES, 50, dtype=np.uint64)
+    first = njit(lambda lanes: vectors.first_lane(lanes))
+    assert [first(some) for some in lanes] == [f"{some:b}"[::-1].index("1") for some in lanes]
 
 
 def test_least_of_a_block_under_a_mask():

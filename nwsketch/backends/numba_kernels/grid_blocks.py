@@ -24,16 +24,22 @@ from nwsketch.backends.numba_kernels.vectors import (
     block_of,
     first_lane,
     lanes_not_above,
+    larger_magnitude,
     lesser,
     load,
     load_block,
+    load_column,
     masked,
     multiply_add,
+    narrowed,
+    pointer,
     reals,
     shift_right,
     splat,
+    store,
     store_block,
     store_buckets_of_high,
+    widened,
 )
 
 #: Rows of a block.
@@ -104,13 +110,16 @@ def _load_block(
     units,
     features,  # out  (n_features * BLOCK,) float32
 ):  # float32: the largest number, rounded up
-    largest = 0.0
-    for i in range(BLOCK):
-        for j in range(rows.shape[1]):
-            x = rows[start + i, j] * units[j]
-            largest = max(largest, abs(x))
-            features[j * BLOCK + i] = x
-    return np.float32(largest * 1.000001)
+    n_features, largest = np.uint64(rows.shape[1]), splat(0.0)
+    for v in range(np.uint64(ORDER)):
+        source = pointer(rows, (np.uint64(start) + v * _LANES) * n_features)
+        for j in range(n_features):
+            x = widened(load_column(source, j, n_features)) * splat(units[j])
+            store(features, j * _BLOCK + v * _LANES, narrowed(x))
+            largest = larger_magnitude(largest, x)
+    magnitudes = np.empty(LANES)
+    store(magnitudes, _0, largest)
+    return np.float32(magnitudes.max() * 1.000001)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

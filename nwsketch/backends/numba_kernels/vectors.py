@@ -330,6 +330,15 @@ def lesser(typing, a, b):  # of NaN and b, b
     return _element_by_element(_of(a), (a, b), make)
 
 
+@intrinsic
+def larger_magnitude(typing, a, b):  # |b| if that is larger than a, of float64
+    def make(builder, a, b):
+        magnitude = _call(builder, "fabs", b)
+        return builder.select(builder.fcmp_unordered(">", magnitude, a), magnitude, a)
+
+    return _element_by_element(DOUBLES, (a, b), make)
+
+
 # -- cells ----------------------------------------------------------------------------------------
 
 
