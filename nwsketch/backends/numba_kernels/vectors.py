@@ -161,7 +161,8 @@ def load(typing, array, index):  # array[index : index + LANES]
 @intrinsic
 def load_column(typing, array, index, stride):  # element i of the vector is array[index + i * stride]
     def generate(context, builder, signature, arguments):
-        data, index, stride = _data(context, builder, array, arguments[0]), *arguments[1:]
+        rows, index, stride = arguments
+        data = _data(context, builder, array, rows)
         vector = ir.Constant(_as_llvm(Vector(array.dtype)), ir.Undefined)
         for i in range(LANES):
             place = builder.gep(data, [builder.add(index, builder.mul(stride, _INDEX(i)))])
