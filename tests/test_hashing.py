@@ -3,6 +3,9 @@
 Everything here runs over the registry, so that a new family is tested as soon as it is registered.
 """
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from helpers import KERNELS, N_FEATURES, WITH_BANDWIDTH, WITHOUT_BANDWIDTH, compiled_codes, make_plan
@@ -11,6 +14,7 @@ from sklearn.metrics.pairwise import laplacian_kernel
 
 from nwsketch import NadarayaWatsonSketch, NadarayaWatsonSketchRegressor
 from nwsketch.backends import numba_backend
+from nwsketch.backends.numba_hashing import Hasher
 from nwsketch.hashing import (
     HashFamily,
     HashParameters,
@@ -144,6 +148,26 @@ def test_compiled_codes_equal_the_reference_for_every_shape(kernel, n_features, 
     for layout in ("C", "CSR"):
         for n_threads in (1, 3):
             np.testing.assert_array_equal(compiled_codes(plan, LAYOUTS[layout](X), n_threads), codes)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_threads_may_be_the_first_to_hash_at_once(kernel):
+    plan, n_threads = make_plan(kernel, n_hashes=2, n_repetitions=200, n_buckets=2**14), 4
+    X = np.abs(np.random.default_rng(14).normal(size=(5, N_FEATURES)))
+    expected = plan.codes(X)
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in range(20):
+            hasher, start = Hasher(plan), threading.Barrier(n_threads)
+
+            def hash_rows(hasher=hasher, start=start):
+                codes = np.empty((200, 5), hasher.code_type)
+                start.wait()
+                hasher.hash(hasher.prepare(X), 0, 5, 0, 200, codes)
+                hasher.hash(hasher.prepare(X), 0, 5, 0, 200, codes)  # by what the last to prepare has left
+                return codes
+
+            for future in [pool.submit(hash_rows) for _ in range(n_threads)]:
+                np.testing.assert_array_equal(future.result(), expected)
 
 
 @pytest.mark.slow

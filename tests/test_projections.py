@@ -361,8 +361,8 @@ def wrong_codes(plan, X, factor=1):
     """Count the codes that differ from the reference if error bounds of signs are multiplied by a factor."""
     hasher = Hasher(plan)
     hasher.prepare(X)  # which bounds the errors
-    *others, errors, by_chunk = hasher._projections
-    hasher._projections = (*others, errors * np.float32(factor), by_chunk)
+    *others, errors, by_chunk, offsets, signs, multipliers = hasher._projections
+    hasher._projections = (*others, errors * np.float32(factor), by_chunk, offsets, signs, multipliers)
     codes = hash_range(hasher, X, (0, len(X)), (0, plan.n_repetitions))
     return np.count_nonzero(codes != plan.codes(X))
 
@@ -395,7 +395,7 @@ def codes_changed_without_float64(kernel, n_features, share):
     hashes, X, move = rows_beside_edges(plan, np.random.default_rng(12))
     hasher = Hasher(plan)
     hasher.prepare(X)
-    _, directions, scales, *_, exponents, bounds, errors, by_chunk = hasher._projections
+    _, directions, scales, *_, exponents, bounds, errors, by_chunk, _, _, _ = hasher._projections
     repetitions, k = hashes // 5, hashes % 5
     if not by_chunk:  # those of a repetition are sorted by length
         lengths = np.linalg.norm(plan.arrays["directions"], axis=0).reshape(-1, 5)

@@ -120,9 +120,12 @@ class NumbaBackend:
 
         A batch smaller than a table is hashed first and then added in place by one compiled
         call, which no signal can interrupt. A larger one is added to a copy: whatever stops it
-        on the way leaves ``state`` as it was.
+        on the way leaves ``state`` as it was. So is one that comes first and touches most pages of
+        the tables: to map their memory takes long, and threads share that with hashing.
         """
-        if X.shape[0] < min(self._plan.n_buckets, self._block_rows(X)):
+        n_buckets = self._plan.n_buckets
+        largest = n_buckets // PAGE if _is_new(state) else n_buckets
+        if X.shape[0] < min(largest, self._block_rows(X)):
             values = self.values(y, weights)
             codes = self._block_codes(X, n_threads)
             if self.is_shared(state):

@@ -119,14 +119,13 @@ class Hasher:
     def _hash_projection(
         self, rows: Any, begin: int, end: int, first: int, last: int, codes: CodeArray
     ) -> None:
-        signs = self._plan.form == "sign_projection"
         if isinstance(rows, tuple):
+            signs = self._plan.form == "sign_projection"
             offsets = self._plan.arrays.get("offsets", np.empty(0))
             exact = (self._plan.arrays["directions"], offsets, signs, *self._join)
             sparse_projection_codes(*rows, begin, end, *exact, first, last, codes)
         else:
-            compiled = (self._offsets, signs, self._multipliers, *self._join[1:])
-            projection_codes(rows, begin, end, *self._projections, *compiled, first, last, codes)
+            projection_codes(rows, begin, end, *self._projections, *self._join[1:], first, last, codes)
 
     def _prepare_grids(self) -> None:
         """Copy what belongs to a hash into one piece; round it to float32, too, and bound what is lost.
@@ -171,14 +170,14 @@ class Hasher:
         arrays, n_repetitions = self._plan.arrays, self._plan.n_repetitions
         directions, by_chunk = arrays["directions"].T, "gaussians" in arrays
         signs = self._plan.form == "sign_projection"
-        self._offsets, self._multipliers = arrays.get("offsets", np.empty(0)), self._plan.multipliers
+        offsets, multipliers = arrays.get("offsets", np.empty(0)), self._plan.multipliers
         norms = np.empty(0) if signs and by_chunk else column_norms(directions.T)
         if not signs and not by_chunk:
             # A code is a sum over hashes, in whatever order. By length those of a block are alike, and none
             # is given the bounds of another that is much longer.
             order = _argsort_repetitions(norms, n_repetitions)
-            directions, norms, self._offsets = directions[order], norms[order], self._offsets[order]
-            self._multipliers = self._multipliers[:, order]
+            directions, norms, offsets = directions[order], norms[order], offsets[order]
+            multipliers = multipliers[:, order]
         directions = np.ascontiguousarray(directions).T  # the kernels want one at a time, and whole
         if by_chunk:
             scales, n_terms = arrays["scales"], len(arrays["scales"]) // ORDER
@@ -196,19 +195,29 @@ class Hasher:
         errors = unit * sizes  # of projections, not times length, of rows of norm 1
         if signs:  # which do not change with the length
             largest_norm = 1e35
-            own: list[NDArray[Any]] = [np.empty(0, dtype) for dtype in "ffIIIfIf"]
+            own: list[Any] = [np.empty(0, dtype) for dtype in "ffIIIfIf"]
             own.append(_flat(errors.max(axis=2)))
         else:
             lengths = _by_block(arrays["lengths"] if by_chunk else norms, n_repetitions)
             with np.errstate(over="ignore", invalid="ignore"):  # whatever is not finite is left to float64
+                hashes = (directions, norms, offsets, multipliers[0])
                 largest_norm, own = self._prepare_floors(
-                    directions, norms, scales, lengths, errors * lengths, unit * n_roundings.max()
+                    *hashes, scales, lengths, errors * lengths, unit * n_roundings.max()
                 )
-        self._projections = (largest_norm, directions, scales, _flat(blocks), *own, by_chunk)
+        own += [by_chunk, offsets, signs, multipliers]  # set at once: several threads may do all this
+        self._projections = (largest_norm, directions, scales, _flat(blocks), *own)
 
     def _prepare_floors(
-        self, directions: Array, norms: Array, scales: Array, lengths: Array, errors: Array, unit: float
-    ) -> tuple[float, list[NDArray[Any]]]:
+        self,
+        directions: Array,
+        norms: Array,
+        offsets: Array,
+        multipliers: NDArray[np.uint64],
+        scales: Array,
+        lengths: Array,
+        errors: Array,
+        unit: float,
+    ) -> tuple[float, list[Any]]:
         """Return the largest norm that float32 is good for, and what projection_codes wants from lengths on.
 
         Positions of a block are divided by a power of two if they may be larger than those of others, whose
@@ -230,26 +239,26 @@ class Hasher:
             reach = max(reaches.min(), reach / 2.0**LEAST_DIGITS)
         exponents = np.ceil(np.log2(np.maximum(reaches, reach) / reach)) if reach > 0 else 0 * reaches
         units = 2.0**exponents
-        starts, sizes = self._starts(lengths, by_chunk)
+        starts, sizes = self._starts(offsets, lengths, by_chunk)
         errors = 1.00001 * errors / units[..., np.newaxis]
         bounds = [1.00001 * reach, errors.max(), 1.00001 * (unit * sizes / units).max()]
         largest_norm = LARGEST / max(reach, 1e-30) if reach < 1e30 else 0.0
         return largest_norm, [
             _flat(lengths / units[..., np.newaxis]),
             _flat(starts),
-            *self._high_halves(directions, width),
+            *self._high_halves(directions, offsets, multipliers, width),
             _in_pairs(exponents).astype(np.uint32).ravel(),
             np.array(bounds, np.float32),
             _flat(errors),
         ]
 
-    def _starts(self, lengths: Array, by_chunk: bool) -> tuple[Array, Array]:
+    def _starts(self, offsets: Array, lengths: Array, by_chunk: bool) -> tuple[Array, Array]:
         """Return what sums begin with, so that projections times length hold offsets, and its size.
 
         The sums of a block that has factors are transformed once more, so what they begin with is
         transformed back.
         """
-        offsets = _by_block(self._offsets, self._plan.n_repetitions)
+        offsets = _by_block(offsets, self._plan.n_repetitions)
         starts = np.divide(offsets, lengths, out=np.zeros_like(offsets), where=lengths > 0)
         sizes = np.abs(starts)
         if by_chunk:
@@ -257,7 +266,9 @@ class Hasher:
             sizes = np.abs(starts).sum(axis=2, keepdims=True)
         return starts, np.where(lengths > 0, sizes * lengths, np.inf).max(axis=2)
 
-    def _high_halves(self, directions: Array, width: float) -> list[NDArray[Any]]:
+    def _high_halves(
+        self, directions: Array, offsets: Array, multipliers: NDArray[np.uint64], width: float
+    ) -> list[NDArray[Any]]:
         """Return 32 bits of multipliers, shifts and sums of multipliers, and what the rest carries over.
 
         A multiplier is 2^32 of its high half and a low one, which may be negative. A cell is its projection
@@ -266,8 +277,8 @@ class Hasher:
         and the other halves of the parts. Carries are by norm of rows ``width`` times as long.
         """
         n_repetitions = self._plan.n_repetitions
-        high, low = _halves(self._multipliers[0])
-        known = _joined(low * (self._offsets - 0.5), n_repetitions)
+        high, low = _halves(multipliers)
+        known = _joined(low * (offsets - 0.5), n_repetitions)
         known += self._plan.shifts / 2.0**32
         shifts = np.floor(known + 0.5).astype(np.int64).astype(np.uint32)
         lows = (low / width).reshape(n_repetitions, 1, -1)

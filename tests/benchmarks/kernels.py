@@ -97,10 +97,10 @@ def without_mending(plan, rows):
     """Return a hasher of dense projections that takes float32 to be exact, but for rounding fixed points."""
     hasher = Hasher(plan)
     hasher.prepare(rows)
-    *others, carries, exponents, bounds, errors, by_chunk = hasher._projections
+    *others, carries, exponents, bounds, errors, by_chunk, offsets, signs, multipliers = hasher._projections
     bounds = np.append(bounds[:1], np.zeros_like(bounds[1:]))  # reach, errors
     none = np.zeros_like(carries), exponents, bounds, np.zeros_like(errors)
-    hasher._projections = (*others, *none, by_chunk)
+    hasher._projections = (*others, *none, by_chunk, offsets, signs, multipliers)
     return hasher
 
 
