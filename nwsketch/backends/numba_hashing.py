@@ -274,7 +274,8 @@ class Hasher:
         A multiplier is 2^32 of its high half and a low one, which may be negative. A cell is its projection
         plus the offset less a part of 1, half of which is taken for granted. So the low halves, joined, are a
         sum of projections, in other words one by a sum of directions; what is known, which shifts take on;
-        and the other halves of the parts. Carries are by norm of rows ``width`` times as long.
+        and the other halves of the parts. Carries are multiplied by ``n_buckets``, and by norm of rows
+        ``width`` times as long.
         """
         n_repetitions = self._plan.n_repetitions
         high, low = _halves(multipliers)

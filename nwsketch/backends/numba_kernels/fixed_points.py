@@ -53,9 +53,9 @@ def below(n_digits):  # 2 ** n_digits - 1
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def carry_margins(sizes, by_size, constant):  # of blocks
-    # The largest carry from low halves of joined cells, ``sizes * by_size + constant``, in 1/2^32 of a
-    # bucket, or half a bucket if that is more; less _MARGIN.
+def carry_margins(sizes, by_size, constant):  # blocks
+    # The largest carry from low halves of joined cells in 1/2^32 of a bucket, ``sizes * by_size + constant``,
+    # or half a bucket if that is more; near_edges adds 2^7, up to which larger float32 are rounded.
     below_half = block_of(splat(np.float32(2.0**31 - 2**7)))  # the largest float32 that is
     return as_words(lesser(multiply_add(sizes, by_size, constant), below_half))
 
@@ -64,6 +64,7 @@ def carry_margins(sizes, by_size, constant):  # of blocks
 def near_edges(joined, margins, n_buckets):
     # uint64: bit i is 1 if any of row i's joined cells are as near to the edge of a bucket as its margin: all
     # are if there are 2^32 buckets.
+    nothing = block_of(splat(np.uint32(0)))
     opposite = subtract(block_of(splat(np.uint32(2**32 - 2**7))), margins)
     places = multiply_add(joined, block_of(splat(np.uint32(n_buckets))), opposite)
-    return lanes_not_above(subtract(opposite, subtract(block_of(splat(np.uint32(0))), opposite)), places)
+    return lanes_not_above(subtract(opposite, subtract(nothing, opposite)), places)

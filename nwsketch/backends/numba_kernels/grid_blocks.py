@@ -71,8 +71,8 @@ def grid_codes_by_block(
     high_shifts,  # in   (n_repetitions,) uint32
     high_sums,  # in   (n_repetitions,) uint32: less the sum of a repetition's high multipliers
     reaches,  # in   (n_repetitions,) float32: largest of the short scales
-    carries,  # in   (n_repetitions, 2) float32, flat: the largest carry from low halves of joined cells, by
-    # largest feature, and what has to be added to it
+    carries,  # in   (n_repetitions, 2) float32, flat: n_buckets times the largest carry of joined cells, by
+    # the largest feature, and what has to be added to it
     scales,  # in   this and what follows: see grid_codes
     offsets,
     multipliers,
