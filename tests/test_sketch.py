@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers import held
 from naive_sketch import NaiveSketch
 
 from nwsketch import NadarayaWatsonSketch
 from nwsketch.backends.aggregation import NOISE_ERRORS
+from nwsketch.backends.numba_backend import MAPPED_SIZE
 from nwsketch.hashing import get_family, registered_families
 from nwsketch.tensors import to_host
 
@@ -52,6 +54,17 @@ def test_the_naive_comparison_covers_empty_and_answered_queries():
     answers = make_sketch().update(X, y, weights).query(queries)
     assert np.isnan(answers[-1])
     assert np.isfinite(answers[:10]).all()
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_the_first_rows_of_large_tables_are_added_like_any_others(n_jobs):
+    X, y, weights = make_rows(200)
+    large = {"n_repetitions": 512, "n_buckets": 4096, "n_jobs": n_jobs}
+    at_once = make_sketch(**large).update(X, y, weights)
+    one_by_one = make_sketch(**large).update(X[:1], y[:1], weights[:1])
+    one_by_one.update(X[1:], y[1:], weights[1:])
+    assert at_once._state.tables.size >= MAPPED_SIZE
+    assert held(at_once) == held(one_by_one)
 
 
 def test_mean_is_one_group():

@@ -40,6 +40,8 @@ SERIAL_SIZE = 2**13
 PIECES, PIECE_SIZE = 24, 2**16
 #: Float64 values in a page: memory is mapped page by page, when it is first written to.
 PAGE = 2**9
+#: New tables of so many are worth being mapped by threads.
+MAPPED_SIZE = 2**20
 #: The codes of rows that are hashed again and again are kept if they take at most as many bytes.
 KEPT_BYTES = 2**31
 
@@ -121,11 +123,11 @@ class NumbaBackend:
         A batch smaller than a table is hashed first and then added in place by one compiled
         call, which no signal can interrupt. A larger one is added to a copy: whatever stops it
         on the way leaves ``state`` as it was. So is one that comes first and touches most pages of
-        the tables: to map their memory takes long, and threads share that with hashing.
+        large tables: to map their memory takes long, and threads share that with hashing.
         """
-        n_buckets = self._plan.n_buckets
-        largest = n_buckets // PAGE if _is_new(state) else n_buckets
-        if X.shape[0] < min(largest, self._block_rows(X)):
+        maps = _is_new(state) and state.tables.size >= MAPPED_SIZE
+        least = self._plan.n_buckets // PAGE if maps else self._plan.n_buckets
+        if X.shape[0] < min(least, self._block_rows(X)):
             values = self.values(y, weights)
             codes = self._block_codes(X, n_threads)
             if self.is_shared(state):
