@@ -171,7 +171,7 @@ class Hasher:
         directions, by_chunk = arrays["directions"].T, "gaussians" in arrays
         signs = self._plan.form == "sign_projection"
         offsets, multipliers = arrays.get("offsets", np.empty(0)), self._plan.multipliers
-        norms = np.empty(0) if signs and by_chunk else column_norms(directions.T)
+        norms = np.empty(0) if signs and by_chunk else column_norms(arrays["directions"])
         if not signs and not by_chunk:
             # A code is a sum over hashes, in whatever order. By length those of a block are alike, and none
             # is given the bounds of another that is much longer.

@@ -16,7 +16,7 @@ HUGE, SHRINK = 2.0**900, 2.0**-200
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def direction_of(hashes, n_features, h):  # pointer to that of hash h of all (hashes: see projection.Hashes)
+def _direction(hashes, n_features, h):  # pointer: that of hash h of all (hashes: see projection.Hashes)
     return pointer(hashes.directions, np.uint64(h * n_features))
 
 
@@ -43,12 +43,7 @@ def _quick_projection(row, n_features, shrink, direction):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_cell(
-    row,  # in   pointer: n_features numbers
-    n_features,
-    direction,  # in   pointer: n_features float64
-    offset,  # from 0 to 1
-):  # int64
+def _exact_cell(row, n_features, direction, offset):
     total, error = _quick_projection(row, n_features, 1.0, direction)
     cell = np.floor(total + offset - error)
     if cell != np.floor(total + offset + error):  # or neither is a number
@@ -57,16 +52,35 @@ def exact_cell(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def exact_sign(
-    row,  # in   pointer: n_features numbers
-    n_features,
-    shrink,  # what they are multiplied by: see exact_shrink
-    direction,  # in   pointer: n_features float64
-):  # bool: whether the projection is not negative
+def _exact_sign(row, n_features, shrink, direction):
     total, error = _quick_projection(row, n_features, shrink, direction)
     if not abs(total) > error:
         total = _exact_projection(row, n_features, shrink, direction)
     return total >= 0
+
+
+# What is handed on are few numbers, not a tuple of all that a hash may need.
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def exact_cell(
+    row,  # in   pointer: n_features numbers
+    n_features,
+    hashes,
+    h,  # which hash of all
+):  # int64
+    return _exact_cell(row, n_features, _direction(hashes, n_features, h), hashes.offsets[h])
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def exact_sign(
+    row,  # in   pointer: n_features numbers
+    n_features,
+    shrink,  # what they are multiplied by: see exact_shrink
+    hashes,
+    h,  # which hash of all
+):  # bool: whether the projection is not negative
+    return _exact_sign(row, n_features, shrink, _direction(hashes, n_features, h))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -82,7 +96,7 @@ def exact_sign_code(row, n_features, hashes, repetition):
     code, first = hashes.shifts[repetition], repetition * hashes.per_repetition
     shrink = exact_shrink(row, n_features)
     for h in range(first, first + hashes.per_repetition):
-        if exact_sign(row, n_features, shrink, direction_of(hashes, n_features, h)):
+        if exact_sign(row, n_features, shrink, hashes, h):
             code += hashes.multipliers[h]
     return code
 
@@ -91,8 +105,7 @@ def exact_sign_code(row, n_features, hashes, repetition):
 def exact_floor_code(row, n_features, hashes, repetition):
     code, first = hashes.shifts[repetition], repetition * hashes.per_repetition
     for h in range(first, first + hashes.per_repetition):
-        cell = exact_cell(row, n_features, direction_of(hashes, n_features, h), hashes.offsets[h])
-        code += np.uint64(cell) * hashes.multipliers[h]
+        code += np.uint64(exact_cell(row, n_features, hashes, h)) * hashes.multipliers[h]
     return code
 
 

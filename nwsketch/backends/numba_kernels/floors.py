@@ -8,7 +8,7 @@ float64, and what was joined is corrected; cells whose carry is in doubt are joi
 import numpy as np
 from numba import njit
 
-from nwsketch.backends.numba_kernels.exact import direction_of, exact_cell
+from nwsketch.backends.numba_kernels.exact import exact_cell
 from nwsketch.backends.numba_kernels.fixed_points import (
     DIGITS,
     ROUNDING,
@@ -110,12 +110,6 @@ def _own_cells(panels, rulers, hashes, stack, v, o, i, k, points):
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _cell_again(panels, hashes, v, i, h):  # in float64, of row i by hash h of all
-    row, n_features = row_of(panels, v, i), panels.n_features
-    return exact_cell(row, n_features, direction_of(hashes, n_features, h), hashes.offsets[h])
-
-
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _mend_block(panels, rulers, hashes, stack, v, k, points, joined):  # see mend_cells
     block = stack * hashes.n_blocks + k
     mask = below(load(rulers, _N_DIGITS) - splat(hashes.exponents[block]))
@@ -129,7 +123,7 @@ def _mend_block(panels, rulers, hashes, stack, v, k, points, joined):  # see men
                 joined_cell, cell, doubtful = _own_cells(panels, rulers, hashes, stack, v, o, i, k, points)
                 if doubtful:
                     h = (stack * ORDER + o) * hashes.per_repetition + k
-                    cell = _cell_again(panels, hashes, v, i, h)
+                    cell = exact_cell(row_of(panels, v, i), panels.n_features, hashes, h)
                 missing = np.uint32(cell - joined_cell)
                 joined[o * LANES + i] += missing * hashes.high_multipliers[block * ORDER + o]
 
@@ -143,7 +137,7 @@ def _join_again(panels, rulers, hashes, stack, v, o, i, points):
         h = repetition * hashes.per_repetition + k
         _, cell, doubtful = _own_cells(panels, rulers, hashes, stack, v, o, i, k, points)
         if doubtful:
-            cell = _cell_again(panels, hashes, v, i, h)
+            cell = exact_cell(row_of(panels, v, i), panels.n_features, hashes, h)
         code += np.uint64(cell) * hashes.multipliers[h]
     return code
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit
 
-from nwsketch.backends.numba_kernels.exact import direction_of, exact_shrink, exact_sign
+from nwsketch.backends.numba_kernels.exact import exact_shrink, exact_sign
 from nwsketch.backends.numba_kernels.panels import (
     PAIR,
     by_pointers,
@@ -127,8 +127,8 @@ def _mend(
                     if abs(z) > norm * hashes.errors[block + k]:
                         continue
                     h = (stack * ORDER + o) * hashes.per_repetition + first + pair + k
-                    direction = direction_of(hashes, panels.n_features, h)
-                    if exact_sign(row, panels.n_features, shrink, direction) != (math.copysign(1.0, z) > 0):
+                    is_one = exact_sign(row, panels.n_features, shrink, hashes, h)
+                    if is_one != (math.copysign(1.0, z) > 0):
                         words[np.uint64(o) * stride + np.uint64(i)] ^= np.uint32(1) << np.uint32(pair + k)
 
 

@@ -332,7 +332,7 @@ def lesser(typing, a, b):  # of NaN and b, b
 
 
 @intrinsic
-def larger_magnitude(typing, a, b):  # |b| if that is larger than a, of float64
+def larger_magnitude(typing, a, b):  # |b| if that is larger than a, or either is NaN; of float64
     def make(builder, a, b):
         magnitude = _call(builder, "fabs", b)
         return builder.select(builder.fcmp_unordered(">", magnitude, a), magnitude, a)
